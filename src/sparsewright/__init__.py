@@ -1,0 +1,32 @@
+"""sparsewright: make neural networks sparse while they train, in PyTorch."""
+
+from sparsewright.dynamic import DynamicSparsifier
+from sparsewright.masks import MaskSet
+from sparsewright.methods.gmp import GMP
+from sparsewright.methods.granet import GraNet
+from sparsewright.methods.magnitude import Magnitude
+from sparsewright.methods.registry import MethodInfo, create, list_methods
+from sparsewright.methods.rigl import RigL
+from sparsewright.methods.set import SET
+from sparsewright.methods.snfs import SNFS
+from sparsewright.methods.static import Static
+from sparsewright.sparsifier import Sparsifier
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GMP",
+    "SET",
+    "SNFS",
+    "DynamicSparsifier",
+    "GraNet",
+    "Magnitude",
+    "MaskSet",
+    "MethodInfo",
+    "RigL",
+    "Sparsifier",
+    "Static",
+    "__version__",
+    "create",
+    "list_methods",
+]

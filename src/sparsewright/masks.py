@@ -1,0 +1,145 @@
+"""A set of masks: parameter name -> bool tensor, True where the weight is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsewright.scope import find_scope, named_parameters
+
+
+def zero_outside_(tensor: Tensor, mask: Tensor) -> Tensor:
+    """Set ``tensor`` to exactly 0 in place wherever ``mask`` (same shape, bool) is False."""
+    # Filling is several times faster than multiplying by a bool mask, and turns NaN and -0.0 into 0 as well.
+    return tensor.masked_fill_(mask.logical_not(), 0)
+
+
+def pack_bits(mask: Tensor) -> Tensor:
+    """Pack a bool tensor of any shape into a 1-D uint8 CPU tensor, eight entries a byte, lowest bit first."""
+    flat = mask.detach().cpu().reshape(-1)
+    padded = torch.zeros((flat.numel() + 7) // 8 * 8, dtype=torch.uint8)
+    padded[: flat.numel()] = flat
+    weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
+    return (padded.view(-1, 8) * weights).sum(dim=1, dtype=torch.uint8)
+
+
+def unpack_bits(bits: Tensor, shape: Sequence[int]) -> Tensor:
+    """Undo :func:`pack_bits`: a bool CPU tensor of the given shape.
+
+    Raises:
+        ValueError: the number of bytes does not fit the shape.
+    """
+    count = 1
+    for size in shape:
+        count *= size
+    if bits.dtype != torch.uint8 or bits.dim() != 1 or bits.numel() != (count + 7) // 8:
+        raise ValueError(f"{tuple(bits.shape)} bytes of {bits.dtype} do not hold a mask of shape {tuple(shape)}")
+    shifts = torch.arange(8, dtype=torch.uint8)
+    flat = (bits.cpu().unsqueeze(1) >> shifts).bitwise_and_(1).reshape(-1)[:count]
+    return flat.to(torch.bool).reshape(tuple(shape))
+
+
+class MaskSet(Mapping[str, Tensor]):
+    """Masks of a model's sparsified parameters.
+
+    A mapping of canonical parameter names (wrapper prefixes stripped) to bool tensors of the parameter's shape, True =
+    kept. The tensors of a sparsifier's ``.masks`` are live: writing into one in place changes the topology from the
+    next step on. The mapping itself cannot be assigned to.
+
+    Args:
+        masks: name -> bool tensor.
+
+    Raises:
+        TypeError: a value is not a bool tensor.
+    """
+
+    def __init__(self, masks: Mapping[str, Tensor] | None = None) -> None:
+        self._masks = dict(masks or {})
+        for name, mask in self._masks.items():
+            if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+                kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+                raise TypeError(f"mask {name!r} must be a bool tensor (True = kept), got {kind}")
+
+    @classmethod
+    def from_zeros(
+        cls, model: nn.Module, include: str | Sequence[str] | None = None, exclude: str | Sequence[str] | None = None
+    ) -> MaskSet:
+        """Take the exact zeros of a pruned model as masks, over the default scope or the one that the patterns give."""
+        scope = find_scope(model, include, exclude)
+        return cls({name: parameter.detach() != 0 for name, parameter in scope.parameters.items()})
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._masks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __repr__(self) -> str:
+        return f"MaskSet({len(self)} masks, {self.kept():,} of {self.total():,} weights kept)"
+
+    def kept(self) -> int:
+        """Number of kept weights over all masks."""
+        return sum(int(mask.count_nonzero()) for mask in self.values())
+
+    def total(self) -> int:
+        """Number of weights over all masks, kept or not."""
+        return sum(mask.numel() for mask in self.values())
+
+    def density(self) -> float:
+        """Kept fraction over all masks; 1.0 without any mask."""
+        return self.kept() / self.total() if self else 1.0
+
+    def sparsity(self) -> float:
+        """Fraction of zeros over all masks; 0.0 without any mask."""
+        return (self.total() - self.kept()) / self.total() if self else 0.0
+
+    def layer_sparsity(self) -> dict[str, float]:
+        """Name -> fraction of zeros."""
+        return {name: 1.0 - int(mask.count_nonzero()) / mask.numel() for name, mask in self.items()}
+
+    @torch.no_grad()
+    def apply(self, model: nn.Module) -> None:
+        """Zero the masked weights of any model with the same parameter names, such as an averaged (EMA) copy.
+
+        Raises:
+            ValueError: the model lacks a parameter, or has it in another shape; nothing is changed then.
+        """
+        parameters = named_parameters(model)
+        for name, mask in self.items():
+            if name not in parameters:
+                raise ValueError(f"{type(model).__name__} has no parameter {name!r}, which these masks cover")
+            if parameters[name].shape != mask.shape:
+                shapes = f"{tuple(parameters[name].shape)}, the mask has {tuple(mask.shape)}"
+                raise ValueError(f"parameter {name!r} of {type(model).__name__} has shape {shapes}")
+        for name, mask in self.items():
+            zero_outside_(parameters[name], mask.to(parameters[name].device))
+
+    def move(self, name: str, device: torch.device) -> Tensor:
+        """Put one mask on a device, as when a model moves after its sparsifier was made; returns the mask there."""
+        self._masks[name] = self._masks[name].to(device)
+        return self._masks[name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masks as plain values and uint8 tensors, one bit a weight: name -> {"shape": [...], "bits": tensor}."""
+        return {name: {"shape": list(mask.shape), "bits": pack_bits(mask)} for name, mask in self.items()}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> MaskSet:
+        """Masks (on the CPU) from what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: an entry is malformed; it is named.
+        """
+        masks: dict[str, Tensor] = {}
+        for name, entry in state.items():
+            try:
+                masks[name] = unpack_bits(entry["bits"], entry["shape"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"the saved mask of {name!r} is malformed: {error}") from error
+        return cls(masks)

@@ -1,0 +1,1 @@
+"""The methods, one family a file, and the registry that finds them by name."""

@@ -1,0 +1,184 @@
+"""Options of the dynamic methods: one frozen record, checked once, with errors that name the option."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sparsewright.sparsifier import check_count, check_sparsity
+
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "drop": ("magnitude", "set", "threshold"),
+    "drop_rounding": ("up", "down"),
+    "drop_schedule": ("cosine", "linear", "constant"),
+    "grow": ("gradient", "momentum", "random", None),
+    "redistribute": (None, "magnitude", "nonzeros", "momentum"),
+}
+# Defaults that the methods share; each method's table starts from these.
+MOVING: Mapping[str, Any] = {
+    "update_interval": 1000,
+    "update_end": 1.0,
+    "update_replaces_step": False,
+    "drop_fraction": 0.5,
+    "drop_schedule": "cosine",
+    "min_drop_fraction": 0.005,
+    "drop_rounding": "up",
+    "drop": "magnitude",
+    "drop_threshold": 1e-3,
+    "grow": "gradient",
+    "redistribute": None,
+}
+RAMP: Mapping[str, Any] = {"prune_start": 0, "prune_end": 0.5, "initial_sparsity": 0.0}
+SHARING: Mapping[str, Any] = {
+    "distribution": "erk",
+    "min_kept_per_layer": 1,
+    "last_layer_density": None,
+    "dense_first_layer": False,
+}
+_RULES = ("uniform", "er", "erk", "global")
+
+
+@dataclass(frozen=True)
+class DynamicOptions:
+    """Every option of the dynamic methods; a method takes those that its ``defaults`` name.
+
+    A moment is a float (fraction of total_steps) or an int (steps).
+
+    Args:
+        update_interval: steps between topology updates.
+        update_end: moment after which the topology is frozen (inclusive).
+        update_replaces_step: on an update step the optimizer does not move (RigL, algorithm 1).
+        prune_start, prune_end: moments between which the sparsity rises.
+        initial_sparsity: sparsity where the ramp starts.
+        initial_distribution: how the random start masks before a ramp are shared among layers.
+        drop_fraction: fraction of a layer's kept weights that the first update would drop.
+        drop_schedule: its decay over 0..update_end, "cosine", "linear" or "constant".
+        min_drop_fraction: where the decay ends.
+        drop_rounding: "up" drops ceil(p * n) of a layer's n weights, "down" int(p * n).
+        drop: "magnitude"; "set": nearest to zero from each sign; "threshold": magnitude, but only weights below
+            ``drop_threshold``.
+        drop_threshold: magnitude below which the rule "threshold" may drop, in the weights' unit.
+        grow: "gradient", "momentum", "random", or None: then nothing is dropped either.
+        redistribute: how dropped weights are shared among layers when they regrow: None (each layer its own), or in
+            proportion to the mean "magnitude", the number of "nonzeros" or the mean "momentum" of its kept weights.
+        distribution: how the scheduled sparsity is shared: "global", "uniform", "er", "erk", or a mapping of glob
+            patterns to sparsities.
+        min_kept_per_layer: every layer keeps at least this many weights (or all, if it has fewer).
+        last_layer_density: density of the last layer in scope once the sparsity reaches 0.8; None: as the others.
+        dense_first_layer: keep the first layer in scope dense and share the sparsity among the others.
+    """
+
+    update_interval: int = 100
+    update_end: float | int = 1.0
+    update_replaces_step: bool = False
+    prune_start: float | int = 0
+    prune_end: float | int = 0.5
+    initial_sparsity: float = 0.0
+    initial_distribution: str | Mapping[str, float] = "erk"
+    drop_fraction: float = 0.5
+    drop_schedule: str = "cosine"
+    min_drop_fraction: float = 0.005
+    drop_rounding: str = "up"
+    drop: str = "magnitude"
+    drop_threshold: float = 1e-3
+    grow: str | None = None
+    redistribute: str | None = None
+    distribution: str | Mapping[str, float] = "erk"
+    min_kept_per_layer: int = 1
+    last_layer_density: float | None = None
+    dense_first_layer: bool = False
+
+    def __post_init__(self) -> None:
+        check_count(self.update_interval, "update_interval")
+        check_count(self.min_kept_per_layer, "min_kept_per_layer", least=0)
+        check_sparsity(self.initial_sparsity, "initial_sparsity")
+        for name in ("update_replaces_step", "dense_first_layer"):
+            check_bool(getattr(self, name), name)
+        for name, choices in _CHOICES.items():
+            check_choice(getattr(self, name), name, choices)
+        for name in ("drop_fraction", "min_drop_fraction"):
+            _check_number(getattr(self, name), name, highest=1.0)
+        _check_number(self.drop_threshold, "drop_threshold")
+        if self.last_layer_density is not None:
+            _check_number(self.last_layer_density, "last_layer_density", highest=1.0)
+        check_distribution(self.distribution, "distribution")
+        check_distribution(self.initial_distribution, "initial_distribution")
+
+
+def resolve_options(method: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> DynamicOptions:
+    """A method's defaults with the user's options on top.
+
+    Raises:
+        TypeError: an option that the method does not have; the nearest one is suggested.
+        ValueError, TypeError: a value that is not allowed.
+    """
+    for name in given:
+        refuse_unknown(method, name, defaults)
+    merged = {**defaults, **given}
+    if "min_drop_fraction" not in given and "drop_fraction" in given:
+        # A small drop_fraction alone is a clear wish; only an explicit minimum above it is a contradiction.
+        _check_number(given["drop_fraction"], "drop_fraction", highest=1.0)
+        merged["min_drop_fraction"] = min(merged["min_drop_fraction"], given["drop_fraction"])
+    options = DynamicOptions(**merged)
+    if "drop_threshold" in given and options.drop != "threshold":
+        raise ValueError(f"drop_threshold is only used by drop='threshold', and drop is {options.drop!r}")
+    for name in ("last_layer_density", "dense_first_layer"):
+        if options.distribution == "global" and getattr(options, name):
+            raise ValueError(f"{name} needs a distribution that shares the sparsity by layer, not 'global'")
+    if options.min_drop_fraction > options.drop_fraction:
+        raise ValueError(
+            f"min_drop_fraction={options.min_drop_fraction} is above drop_fraction={options.drop_fraction}: the drop "
+            "fraction decays from the one to the other"
+        )
+    return options
+
+
+def refuse_unknown(method: str, name: str, allowed: Mapping[str, Any]) -> None:
+    """Raise a TypeError for an option that a method does not have.
+
+    Raises:
+        TypeError: always, unless the name is allowed; names the nearest option and lists all.
+    """
+    if name in allowed:
+        return
+    near = difflib.get_close_matches(name, list(allowed), n=1)
+    known = any(field.name == name for field in fields(DynamicOptions))
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    reason = "has no use for the option" if known else "has no option"
+    raise TypeError(f"{method} {reason} {name!r}{hint} (allowed: {', '.join(sorted(allowed)) or 'none'})")
+
+
+def check_choice(value: Any, option: str, choices: tuple[str | None, ...]) -> None:
+    """Raise a ValueError unless the value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{option} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_bool(value: Any, option: str) -> None:
+    """Raise a TypeError unless the value is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{option} must be True or False, got {value!r}")
+
+
+def check_distribution(value: Any, option: str) -> None:
+    """Raise a ValueError or TypeError unless the value names a rule or maps patterns to sparsities."""
+    if isinstance(value, Mapping):
+        if not value:
+            raise ValueError(f"{option} is an empty mapping: give glob patterns and their sparsities")
+        for pattern, sparsity in value.items():
+            check_sparsity(sparsity, f"{option}[{pattern!r}]")
+    elif isinstance(value, str) and ":" in value:
+        raise ValueError(f"{option}={value!r}: N:M patterns are not supported yet")
+    elif value not in _RULES:
+        allowed = f"{', '.join(map(repr, _RULES))} or a mapping of patterns to sparsities"
+        raise ValueError(f"{option} must be one of {allowed}, got {value!r}")
+
+
+def _check_number(value: Any, option: str, highest: float | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{option} must be a number, got {value!r}")
+    # Written so that NaN, which compares false with everything, is refused too.
+    if not (value >= 0 and (highest is None or value <= highest)):
+        raise ValueError(f"{option} must be {'at least 0' if highest is None else f'in [0, {highest:g}]'}, got {value}")

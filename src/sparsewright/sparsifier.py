@@ -1,0 +1,349 @@
+"""The base of every method: scope, optimizer hooks, the step clock, masks that hold, state, and the end."""
+
+from __future__ import annotations
+
+import math
+import warnings
+import weakref
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsewright import optimizers as optim
+from sparsewright.distributed import broadcast, resolve_group
+from sparsewright.masks import MaskSet, zero_outside_
+from sparsewright.scope import find_scope
+
+_FORMAT = 1
+_attached: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+
+
+def kept_budget(sparsity: float, weights: int) -> int:
+    """Number of weights kept at a sparsity: ``round((1 - sparsity) * weights)``, the promise of every method."""
+    return round((1 - sparsity) * weights)
+
+
+def check_sparsity(sparsity: Any, option: str = "sparsity") -> float:
+    """Return a sparsity as a float, or say what is wrong with it.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: outside [0, 1), or an N:M pattern.
+    """
+    if isinstance(sparsity, str) and ":" in sparsity:
+        raise ValueError(f"{option}={sparsity!r}: N:M patterns are not supported yet; give a fraction in [0, 1)")
+    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)):
+        raise TypeError(f"{option} must be a number in [0, 1), the fraction of zeros, got {sparsity!r}")
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"{option} must be in [0, 1), the fraction of zeros, got {sparsity}")
+    return float(sparsity)
+
+
+def check_count(value: Any, option: str, least: int = 1) -> int:
+    """Return a whole number that is at least ``least``, or say what is wrong with it."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{option} must be an int, got {value!r}")
+    if value < least:
+        raise ValueError(f"{option} must be at least {least}, got {value}")
+    return value
+
+
+class Sparsifier:
+    """Base of all methods: attaches to an optimizer's step hooks and keeps a model sparse while it trains.
+
+    The training loop does not change: everything happens inside ``optimizer.step()``. Creation draws the start masks
+    and zeroes those weights at once; it never touches optimizer state. Weights are masked in place and keep their
+    names and identity; after every step, optimizer state that has one value per weight is masked as well.
+
+    To resume, build model, optimizer and sparsifier as before and load their three states, in any order.
+
+    Args:
+        model: the model, wrapped (DDP, ``torch.compile``, ...) or not.
+        optimizer: the optimizer that holds the model's weights, or a list of optimizers that are stepped together.
+        sparsity: fraction of zeros among the sparsified weights at the end, in [0, 1).
+        total_steps: optimizer steps of the whole run, at least 1.
+        include: glob patterns over parameter names that replace the default scope (weights with 2 or more dimensions
+            of Linear and Conv layers).
+        exclude: glob patterns over parameter names to leave out.
+        seed: seed of the method's own random generator.
+        process_group: ranks that must agree. None: the default group wherever ``torch.distributed`` is initialised;
+            False: no synchronisation.
+
+    Raises:
+        ValueError, TypeError: an argument is wrong; the message names it and says what is allowed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Sequence[Optimizer],
+        *,
+        sparsity: float,
+        total_steps: int | None,
+        include: str | Sequence[str] | None = None,
+        exclude: str | Sequence[str] | None = None,
+        seed: int = 0,
+        process_group: Any = None,
+    ) -> None:
+        self.target_sparsity = check_sparsity(sparsity)
+        self.total_steps = None if total_steps is None else check_count(total_steps, "total_steps")
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        self._optimizers = optim.as_optimizers(optimizer)
+        for item in self._optimizers:
+            if item in _attached:
+                raise ValueError(
+                    f"a sparsifier is attached to this {type(item).__name__} already: detach() or finalize() it first"
+                )
+        scope = find_scope(model, include, exclude)
+        self.parameters: dict[str, nn.Parameter] = scope.parameters
+        self._left_out = scope.left_out
+        self._owner = optim.owners(self._optimizers, self.parameters)
+        self._group = resolve_group(process_group)
+        self._generator = torch.Generator().manual_seed(check_count(seed, "seed", least=0))
+        self._step_count = 0
+        self._stepped: set[int] = set()
+        self.topology_version = 0
+        self._handles: list[Any] = []
+        self._prepare()
+        self.masks = MaskSet(self._start_masks())
+        self._apply_start()
+        self._attach()
+
+    # What a method fills in.
+
+    def _prepare(self) -> None:
+        """Check options and build schedules, once the scope is known and before any weight changes."""
+
+    def _start_masks(self) -> dict[str, Tensor]:
+        """Masks at creation; empty for a method that has none until it prunes."""
+        return {}
+
+    def _before_step(self, optimizer: Optimizer) -> None:
+        """All gradients of this optimizer are there and it has not moved yet."""
+
+    def _after_step(self) -> None:
+        """Every optimizer has moved, the masks hold and the step is counted."""
+
+    def _unmasked_state(self, name: str) -> Collection[str]:
+        """State entries of a parameter that the method reads everywhere, and that are left unmasked therefore."""
+        return ()
+
+    def _settings(self) -> dict[str, Any]:
+        """Plain values that a saved state must agree on with the sparsifier that loads it."""
+        return {"sparsity": self.target_sparsity, "total_steps": self.total_steps}
+
+    def _extra_state(self) -> dict[str, Any]:
+        return {}
+
+    def _load_extra_state(self, state: Mapping[str, Any]) -> None:
+        pass
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do but train."""
+        return True
+
+    # Looking.
+
+    @property
+    def step_count(self) -> int:
+        """Completed ``optimizer.step()`` calls; steps that a gradient scaler skipped do not count."""
+        return self._step_count
+
+    def sparsity(self) -> float:
+        """Fraction of zeros among the sparsified weights, counted on the masks."""
+        return self.masks.sparsity()
+
+    def layer_sparsity(self) -> dict[str, float]:
+        """Name -> fraction of zeros, counted on the masks."""
+        return self.masks.layer_sparsity()
+
+    def scope_report(self) -> dict[str, str]:
+        """Name -> reason, for every parameter that is left out of the scope."""
+        return dict(self._left_out)
+
+    def __repr__(self) -> str:
+        weights = sum(parameter.numel() for parameter in self.parameters.values())
+        return (
+            f"{type(self).__name__}(sparsity={self.sparsity():.4f} of {self.target_sparsity}, "
+            f"{len(self.parameters)} layers, {weights:,} weights, step {self.step_count} of {self.total_steps})"
+        )
+
+    # Ending.
+
+    def finalize(self) -> None:
+        """Apply the final masks and remove the hooks; the model is plain then, with exact zeros.
+
+        Called before the schedule has ended it warns and keeps the current masks. A second call does nothing.
+        """
+        if not self._handles:
+            return
+        if not self.finished:
+            warnings.warn(
+                f"{type(self).__name__} is finalized at step {self.step_count} of {self.total_steps}, before its "
+                f"schedule has ended: sparsity stays at {self.sparsity():.4f} (asked for: {self.target_sparsity})",
+                stacklevel=2,
+            )
+        self._hold_masks(self.parameters)
+        self.detach()
+
+    def detach(self) -> None:
+        """Remove the hooks and change nothing else; the masks no longer hold."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        _attached.difference_update(self._optimizers)
+
+    # Saving.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masks, step, schedule settings and random state, as tensors and plain values only."""
+        return {
+            "format": _FORMAT,
+            "method": type(self).__name__,
+            "settings": self._settings(),
+            "shapes": {name: list(parameter.shape) for name, parameter in self.parameters.items()},
+            "step_count": self._step_count,
+            "masks": self.masks.state_dict(),
+            "random_state": self._generator.get_state(),
+            **self._extra_state(),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a saved state; nothing is changed if it does not fit.
+
+        Raises:
+            ValueError: a state of another method, other settings or other shapes; the difference is named.
+        """
+        self._check_state(state)
+        masks = MaskSet.from_state_dict(state["masks"])
+        for name, mask in masks.items():
+            if mask.shape != self.parameters[name].shape:
+                raise ValueError(f"the saved mask of {name!r} has shape {tuple(mask.shape)}, not the weight's")
+        self._load_extra_state(state)
+        self._generator.set_state(state["random_state"].cpu())
+        self._step_count = int(state["step_count"])
+        self._stepped.clear()
+        if set(masks) == set(self.masks):
+            for name, mask in masks.items():
+                self.masks[name].copy_(mask)
+        else:
+            self.masks = MaskSet({name: mask.to(self.parameters[name].device) for name, mask in masks.items()})
+        self.topology_version += 1
+        for name, mask in self.masks.items():
+            zero_outside_(self.parameters[name], mask)
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        missing = {"format", "method", "settings", "shapes", "step_count", "masks", "random_state"} - set(state)
+        if missing:
+            raise ValueError(f"this is not a sparsifier's state: {', '.join(sorted(missing))} missing")
+        if state["format"] != _FORMAT:
+            raise ValueError(f"the state has format {state['format']!r}; this version reads format {_FORMAT}")
+        if state["method"] != type(self).__name__:
+            raise ValueError(f"the state is of the method {state['method']}, this sparsifier is {type(self).__name__}")
+        shapes = {name: list(parameter.shape) for name, parameter in self.parameters.items()}
+        _refuse_difference("layers in scope", state["shapes"], shapes)
+        _refuse_difference("settings", state["settings"], self._settings())
+        unknown = set(state["masks"]) - set(shapes)
+        if unknown:
+            raise ValueError(f"the state has masks of {', '.join(sorted(unknown))}, which are not in scope")
+
+    # Inside optimizer.step().
+
+    def _attach(self) -> None:
+        for item in self._optimizers:
+            self._handles.append(item.register_step_pre_hook(self._pre_hook))
+            self._handles.append(item.register_step_post_hook(self._post_hook))
+            _attached.add(item)
+
+    def _pre_hook(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if optim.found_inf(optimizer):
+            return None
+        closure = optim.split_closure(args, kwargs)
+        if closure is None:
+            self._before_step(optimizer)
+            return None
+        return optim.with_closure(args, kwargs, self._after_backward(closure, optimizer))
+
+    def _after_backward(self, closure: Callable[[], Any], optimizer: Optimizer) -> Callable[[], Any]:
+        """The closure with the method's work behind its backward pass, where the gradients are there."""
+
+        def run() -> Any:
+            loss = closure()
+            self._before_step(optimizer)
+            return loss
+
+        return run
+
+    def _post_hook(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if optim.found_inf(optimizer):
+            return
+        self._hold_masks(name for name, owner in self._owner.items() if owner is optimizer)
+        self._stepped.add(id(optimizer))
+        if len(self._stepped) == len(self._optimizers):
+            self._stepped.clear()
+            self._step_count += 1
+            self._after_step()
+
+    @torch.no_grad()
+    def _hold_masks(self, names: Any) -> None:
+        """Zero masked weights and their optimizer state."""
+        for name in names:
+            if name not in self.masks:
+                continue
+            parameter, mask = self.parameters[name], self.masks[name]
+            if mask.device != parameter.device:
+                mask = self.masks.move(name, parameter.device)
+            dropped = mask.logical_not()
+            parameter.masked_fill_(dropped, 0)
+            for value in optim.state_like(self._owner[name], parameter, skip=self._unmasked_state(name)):
+                value.masked_fill_(dropped, 0)
+
+    @torch.no_grad()
+    def _apply_start(self) -> None:
+        broadcast((parameter.data for parameter in self.parameters.values()), self._group)
+        broadcast(self.masks.values(), self._group)
+        for name, mask in self.masks.items():
+            zero_outside_(self.parameters[name], mask)
+
+    @torch.no_grad()
+    def _commit(self, masks: Mapping[str, Tensor]) -> None:
+        """Make new masks the live ones, the first rank's on every rank.
+
+        Weights that stay keep value and optimizer state; dropped and newly grown ones get 0 in both.
+        """
+        broadcast(masks.values(), self._group)
+        for name, mask in masks.items():
+            parameter, live = self.parameters[name], self.masks[name]
+            changed = (mask & live).logical_not_()
+            grown = mask & ~live
+            parameter.masked_fill_(changed, 0)
+            unmasked = self._unmasked_state(name)
+            for value in optim.state_like(self._owner[name], parameter, skip=unmasked):
+                value.masked_fill_(changed, 0)
+            for key in unmasked:
+                value = self._owner[name].state.get(parameter, {}).get(key)
+                if value is not None:
+                    value.masked_fill_(grown, 0)
+            live.copy_(mask)
+        self.topology_version += 1
+
+
+def _refuse_difference(what: str, saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    for key in [*here, *(key for key in saved if key not in here)]:
+        if key not in saved or key not in here or not _same(saved[key], here[key]):
+            raise ValueError(
+                f"the state does not fit this sparsifier: {what} differ at {key!r}: "
+                f"saved {saved.get(key, 'none')!r}, here {here.get(key, 'none')!r}"
+            )
+
+
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, float) and isinstance(second, float):
+        return first == second or (math.isnan(first) and math.isnan(second))
+    return first == second

@@ -1,0 +1,50 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder of the numerical traces of the original implementations."""
+    folder = Path(os.environ.get("SPARSEWRIGHT_GOLDEN", SHARED / "golden"))
+    if not (folder / "README.md").is_file():
+        pytest.skip(f"golden traces are not at {folder} (set SPARSEWRIGHT_GOLDEN)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real data sets in torchvision's layout: from SPARSEWRIGHT_DATA, or unpacked once from the shared folder."""
+    ready = os.environ.get("SPARSEWRIGHT_DATA")
+    if ready:
+        return Path(ready)
+    script = SHARED / "data" / "unpack.py"
+    if not script.is_file():
+        pytest.skip(f"shared data sets are not at {script.parent} (set SPARSEWRIGHT_DATA to an unpacked folder)")
+    folder = tmp_path_factory.mktemp("data")
+    subprocess.run([sys.executable, str(script), str(folder)], check=True)
+    return folder
