@@ -286,9 +286,7 @@ class DynamicSparsifier(Sparsifier):
     def _pruned_globally(self, budget: int) -> dict[str, Tensor]:
         kept = topology.count(self.masks)
         total = min(budget, sum(kept.values()))
-        score = {name: scores.magnitude(self.parameters[name]) for name in self.masks}
-        for name, mask in self.masks.items():
-            score[name].masked_fill_(~mask, -torch.inf)
+        score = topology.OnDemand(self.masks, self._score_kept)
         masks = topology.prune_globally(score, total, self.options.min_kept_per_layer)
         growing = self._growing()
         if budget > total and growing:
@@ -296,6 +294,10 @@ class DynamicSparsifier(Sparsifier):
             growth_scores = {name: self._score_growth(name) for name in growing}
             masks = topology.grow_globally(growth_scores, masks, min(budget - total, room))
         return masks
+
+    def _score_kept(self, name: str) -> Tensor:
+        """Magnitude of a layer's kept weights, -inf for the dropped ones."""
+        return scores.magnitude(self.parameters[name]).masked_fill_(~self.masks[name], -torch.inf)
 
     def _pruned_by_layer(self, sparsity: float, budget: int) -> dict[str, Tensor]:
         kept = topology.count(self.masks)

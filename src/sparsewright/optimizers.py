@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
+
+
+# All hooked steps run in copies of one wrapper of torch's, which share its code object.
+_STEP_CODE = Optimizer.profile_hook_step(lambda: None).__code__
 
 
 def as_optimizers(optimizer: Optimizer | Iterable[Optimizer]) -> list[Optimizer]:
@@ -70,6 +75,20 @@ def gradient_scale(optimizer: Optimizer) -> float:
     """Factor that the gradients still carry inside ``step`` (fused optimizers under a gradient scaler), else 1."""
     scale = getattr(optimizer, "grad_scale", None)
     return 1.0 if scale is None else float(scale)
+
+
+def is_inner_step(optimizer: Optimizer) -> bool:
+    """Whether a hook is called for a ``super().step()`` inside the optimizer's own step.
+
+    Torch runs the hooks once for each class whose ``step`` it has wrapped, so that a subclass's step that calls its
+    parent's runs them twice; only the outer one is a step of the user's.
+    """
+    depth = 0
+    frame = sys._getframe()
+    while frame is not None and depth < 2:
+        depth += frame.f_code is _STEP_CODE and frame.f_locals.get("self") is optimizer
+        frame = frame.f_back
+    return depth > 1
 
 
 def split_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -35,7 +36,7 @@ def check_sparsity(sparsity: Any, option: str = "sparsity") -> float:
     """
     if isinstance(sparsity, str) and ":" in sparsity:
         raise ValueError(f"{option}={sparsity!r}: N:M patterns are not supported yet; give a fraction in [0, 1)")
-    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)):
+    if isinstance(sparsity, bool) or not isinstance(sparsity, numbers.Real):
         raise TypeError(f"{option} must be a number in [0, 1), the fraction of zeros, got {sparsity!r}")
     if not 0 <= sparsity < 1:
         raise ValueError(f"{option} must be in [0, 1), the fraction of zeros, got {sparsity}")
@@ -44,11 +45,11 @@ def check_sparsity(sparsity: Any, option: str = "sparsity") -> float:
 
 def check_count(value: Any, option: str, least: int = 1) -> int:
     """Return a whole number that is at least ``least``, or say what is wrong with it."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{option} must be an int, got {value!r}")
     if value < least:
         raise ValueError(f"{option} must be at least {least}, got {value}")
-    return value
+    return int(value)
 
 
 class Sparsifier:
@@ -262,7 +263,7 @@ class Sparsifier:
             _attached.add(item)
 
     def _pre_hook(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if optim.found_inf(optimizer):
+        if optim.found_inf(optimizer) or optim.is_inner_step(optimizer):
             return None
         closure = optim.split_closure(args, kwargs)
         if closure is None:
@@ -281,7 +282,7 @@ class Sparsifier:
         return run
 
     def _post_hook(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if optim.found_inf(optimizer):
+        if optim.found_inf(optimizer) or optim.is_inner_step(optimizer):
             return
         self._hold_masks(name for name, owner in self._owner.items() if owner is optimizer)
         self._stepped.add(id(optimizer))
@@ -299,10 +300,9 @@ class Sparsifier:
             parameter, mask = self.parameters[name], self.masks[name]
             if mask.device != parameter.device:
                 mask = self.masks.move(name, parameter.device)
-            dropped = mask.logical_not()
-            parameter.masked_fill_(dropped, 0)
+            zero_outside_(parameter, mask)
             for value in optim.state_like(self._owner[name], parameter, skip=self._unmasked_state(name)):
-                value.masked_fill_(dropped, 0)
+                zero_outside_(value, mask)
 
     @torch.no_grad()
     def _apply_start(self) -> None:
@@ -320,16 +320,15 @@ class Sparsifier:
         broadcast(masks.values(), self._group)
         for name, mask in masks.items():
             parameter, live = self.parameters[name], self.masks[name]
-            changed = (mask & live).logical_not_()
-            grown = mask & ~live
-            parameter.masked_fill_(changed, 0)
+            stays = mask & live
+            zero_outside_(parameter, stays)
             unmasked = self._unmasked_state(name)
             for value in optim.state_like(self._owner[name], parameter, skip=unmasked):
-                value.masked_fill_(changed, 0)
+                zero_outside_(value, stays)
             for key in unmasked:
                 value = self._owner[name].state.get(parameter, {}).get(key)
                 if value is not None:
-                    value.masked_fill_(grown, 0)
+                    zero_outside_(value, live.logical_or(~mask))
             live.copy_(mask)
         self.topology_version += 1
 

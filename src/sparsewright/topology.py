@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -14,6 +14,30 @@ from sparsewright.selection import top_k
 
 Tensors = Mapping[str, Tensor]
 Counts = Mapping[str, int]
+
+
+class OnDemand(Tensors):
+    """Tensors by name, computed anew at each access: a pass over all of them needs the memory of one.
+
+    Args:
+        names: the keys, in order.
+        compute: name -> tensor; the same one whenever it is asked.
+    """
+
+    def __init__(self, names: Collection[str], compute: Callable[[str], Tensor]) -> None:
+        self._names = dict.fromkeys(names)
+        self._compute = compute
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._compute(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def count(masks: Tensors) -> dict[str, int]:
@@ -34,14 +58,15 @@ def prune_globally(score: Tensors, total: int, minimum: int) -> dict[str, Tensor
         total: how many to keep; at most the number kept.
         minimum: smallest number per layer; a layer that has fewer keeps all of them.
     """
-    chosen = dict(zip(score, top_k(list(score.values()), total), strict=True))
-    floor = {name: min(minimum, int((value > -torch.inf).count_nonzero())) for name, value in score.items()}
-    short = {name: floor[name] for name, kept in count(chosen).items() if kept < floor[name]}
+    chosen = dict(zip(score, top_k(score.values(), total), strict=True))
+    few = {name: kept for name, kept in count(chosen).items() if kept < minimum}
+    floor = {name: min(minimum, int((score[name] > -torch.inf).count_nonzero())) for name in few}
+    short = {name: floor[name] for name, kept in few.items() if kept < floor[name]}
     if not short:
         return chosen
     # Layers that the global threshold would empty keep their best weights; the others give up as many.
     held = {name: top_k([score[name]], least)[0] for name, least in short.items()}
-    rest = {name: value for name, value in score.items() if name not in held}
+    rest = OnDemand([name for name in score if name not in held], score.__getitem__)
     chosen = {**held, **prune_globally(rest, total - sum(short.values()), minimum)}
     return {name: chosen[name] for name in score}
 
@@ -72,8 +97,8 @@ def grow_globally(score: Tensors, masks: Tensors, grown: int) -> dict[str, Tenso
 
     Only the layers that have a score take part; ``grown`` is at most their number of dropped weights.
     """
-    candidates = [score[name].masked_fill(masks[name], -torch.inf) for name in score]
-    chosen = dict(zip(score, top_k(candidates, grown), strict=True))
+    candidates = OnDemand(score, lambda name: score[name].masked_fill(masks[name], -torch.inf))
+    chosen = dict(zip(score, top_k(candidates.values(), grown), strict=True))
     return {name: mask | chosen[name] if name in chosen else mask.clone() for name, mask in masks.items()}
 
 
