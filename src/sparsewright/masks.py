@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from sparsewright.scope import find_scope, named_parameters
 
-
 _INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 

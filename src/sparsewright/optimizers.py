@@ -137,5 +137,8 @@ def moves_without_gradient(optimizer: Optimizer) -> bool:
 
 
 def _unwrapped(optimizer: Any) -> Any:
+    # A wrapper whose own step runs hooks (Lookahead) may move weights after the inner optimizer: attach to it then.
+    if getattr(getattr(type(optimizer), "step", None), "hooked", False):
+        return optimizer
     inner = getattr(optimizer, "optimizer", None)
     return _unwrapped(inner) if isinstance(inner, Optimizer) else optimizer

@@ -317,7 +317,10 @@ class Sparsifier:
 
         Weights that stay keep value and optimizer state; dropped and newly grown ones get 0 in both.
         """
-        broadcast(masks.values(), self._group)
+        if self._group is not None:
+            # Ranks may differ in which layers have a gradient, but must send and receive the same list of masks.
+            masks = {name: masks[name] if name in masks else live.clone() for name, live in self.masks.items()}
+            broadcast(masks.values(), self._group)
         for name, mask in masks.items():
             parameter, live = self.parameters[name], self.masks[name]
             stays = mask & live

@@ -1,0 +1,272 @@
+"""The ``sparsewright`` command: parses, calls, prints. Exit codes are in :mod:`sparsewright.cli.errors`."""
+
+from __future__ import annotations
+
+import os
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sparsewright.cli.errors import CommandGroup
+
+app = typer.Typer(
+    name="sparsewright",
+    cls=CommandGroup,
+    add_completion=False,
+    # Plain help keeps the examples as they are written, at any width and in pipes.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+class Device(str, Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Precision(str, Enum):
+    full = "32"
+    bf16 = "bf16"
+
+
+class Kind(str, Enum):
+    methods = "methods"
+    models = "models"
+    datasets = "datasets"
+    recipes = "recipes"
+
+
+Target = Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="A run folder, or a model.safetensors in one.")]
+DataDir = Annotated[Path, typer.Option(metavar="DIR", help="Where data sets are, or are downloaded to.")]
+DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA where there is one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Download = Annotated[bool, typer.Option("--download/--no-download", help="Fetch a data set that is not there.")]
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.")] = False,
+) -> None:
+    """Make neural networks sparse while they train.
+
+    \b
+    Examples:
+      sparsewright demo
+      sparsewright list recipes
+      sparsewright train digits/lenet300 method=granet sparsity=0.95 --out runs/first
+      sparsewright inspect runs/first
+
+    Exit codes: 0 done, 1 failure, 2 bad input, 130 interrupted.
+    """
+    if version:
+        from sparsewright import __version__
+
+        typer.echo(f"sparsewright {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A name from 'list recipes', or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Settings of the recipe to change, such as optimizer.lr=0.05."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Run folder.", show_default="runs/RECIPE-HASH"),
+    ] = None,
+    data_dir: DataDir = Path("data"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last save in the run folder.")] = False,
+    device: DeviceOption = Device.auto,
+    devices: Annotated[int, typer.Option(min=1, help="Processes that train together.")] = 1,
+    precision: Annotated[Precision, typer.Option(help="Arithmetic of the forward and backward pass.")] = Precision.full,
+    download: Download = True,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the summary.")] = False,
+) -> None:
+    """Train a recipe; the method and its sparsity are settings on top of it.
+
+    The run folder gets recipe.yaml, metrics.jsonl, last.ckpt, model.safetensors and summary.json.
+
+    \b
+    Examples:
+      sparsewright train digits/lenet300
+      sparsewright train digits/lenet300 method=granet sparsity=0.95 --seed 1
+      sparsewright train cifar10/resnet20 method=rigl sparsity=0.9 duration=10ep --data-dir ~/data
+      sparsewright train cifar10/resnet50 method=gmp sparsity=0.95 --device cuda --precision bf16
+      sparsewright train mnist/lenet300 method=set sparsity=0.98 method.drop_fraction=0.3 --out runs/set
+      sparsewright train mnist/lenet300 method=set sparsity=0.98 method.drop_fraction=0.3 --out runs/set --resume
+    """
+    from sparsewright.cli import tables
+    from sparsewright.training import load_recipe
+    from sparsewright.training import train as run
+    from sparsewright.training.folder import default_folder
+
+    settings = load_recipe(recipe, overrides or ())
+    folder = out or default_folder(settings, seed)
+    summary = run(
+        settings,
+        out=folder,
+        data_dir=data_dir,
+        seed=seed,
+        resume=resume,
+        device=device.value,
+        devices=devices,
+        precision=precision.value,
+        download=download,
+        quiet=quiet,
+    )
+    if _is_first_process():
+        tables.print_pairs(tables.summary_pairs(summary))
+        typer.echo(f"\nrun folder {folder}; look at it with: sparsewright inspect {folder}")
+
+
+@app.command(name="eval")
+def evaluate(
+    target: Target,
+    data_dir: DataDir = Path("data"),
+    device: DeviceOption = Device.auto,
+    download: Download = True,
+    as_json: AsJson = False,
+) -> None:
+    """Accuracy and loss on the test data, and the sparsity counted in the file itself.
+
+    \b
+    Examples:
+      sparsewright eval runs/first
+      sparsewright eval runs/first/model.safetensors --json
+    """
+    from sparsewright.cli import tables
+    from sparsewright.training import evaluate as run
+
+    result = run(target, data_dir=data_dir, device=device.value, download=download)
+    if as_json:
+        tables.print_json(result)
+    else:
+        tables.print_pairs(tables.evaluation_pairs(result))
+
+
+@app.command()
+def inspect(target: Target, as_json: AsJson = False) -> None:
+    """Layer by layer: shape, kept weights, sparsity and share of the inference FLOPs; then the totals.
+
+    Kept weights are those that are not exactly zero in the saved file. FLOPs are per sample, two for each
+    multiply-accumulate; a layer's share is of the FLOPs that the zeros leave.
+
+    \b
+    Examples:
+      sparsewright inspect runs/first
+      sparsewright inspect runs/first/model.safetensors --json
+    """
+    import torch
+
+    from sparsewright.analysis import layer_table, table_totals
+    from sparsewright.cli import tables
+    from sparsewright.training import load_run
+
+    run = load_run(target)
+    rows = layer_table(run.model, torch.zeros(1, *run.input_shape))
+    if as_json:
+        tables.print_json({"target": str(target), "layers": rows, "totals": table_totals(rows)})
+    else:
+        tables.print_layers(rows)
+
+
+@app.command()
+def log(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    last: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Lines of each run.", show_default="10 of one run, 1 of several"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The last lines of the metrics of one or more runs.
+
+    \b
+    Examples:
+      sparsewright log runs/first
+      sparsewright log runs/first --last 3
+      sparsewright log runs/*
+    """
+    from sparsewright.cli import tables
+    from sparsewright.cli.log import columns_of, last_metrics
+
+    count = last or (10 if len(runs) == 1 else 1)
+    metrics = {run: last_metrics(run, count) for run in dict.fromkeys(runs)}
+    lines: list[dict[str, Any]] = [
+        {"run": str(run)} | line for run, last_lines in metrics.items() for line in last_lines
+    ]
+    for run in (run for run, last_lines in metrics.items() if not last_lines):
+        typer.echo(f"{run}: no epoch has ended yet", err=True)
+    if as_json:
+        tables.print_json(lines)
+        return
+    if not lines:
+        return
+    columns = columns_of(lines)
+    if len(runs) == 1:
+        columns.remove("run")
+    numbers = [name for name in columns if not any(isinstance(line.get(name), str) for line in lines)]
+    titles = {name: name.replace("_", " ") for name in columns}
+    cells = [tables.metric_cells(line, columns) for line in lines]
+    tables.print_table([titles[name] for name in columns], cells, right=[titles[name] for name in numbers])
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[Kind, typer.Argument(metavar="methods|models|datasets|recipes", help="What to list.")],
+    as_json: AsJson = False,
+) -> None:
+    """What there is to choose from.
+
+    \b
+    Examples:
+      sparsewright list methods
+      sparsewright list recipes
+      sparsewright list models --json
+    """
+    from sparsewright.cli import catalogue, tables
+
+    records = catalogue.records(kind.value)
+    if as_json:
+        tables.print_json(records)
+    else:
+        tables.print_table(*catalogue.as_table(kind.value, records))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the run folders go.")] = Path("runs/demo"),
+    methods: Annotated[
+        list[str] | None,
+        typer.Option("--method", metavar="NAME", help="Only these (may be repeated).", show_default="all of them"),
+    ] = None,
+    sparsity: Annotated[
+        list[float] | None,
+        typer.Option("--sparsity", metavar="S", help="Only these (may be repeated).", show_default="0.9 and 0.98"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every run.")] = 0,
+) -> None:
+    """Every method on 1797 small images of digits, in about a minute; nothing is downloaded.
+
+    \b
+    Examples:
+      sparsewright demo
+      sparsewright demo --method granet --method rigl --sparsity 0.95
+      sparsewright demo --seed 1 --out runs/demo-1
+    """
+    from sparsewright.cli.demo import show_demo
+
+    show_demo(out, methods=methods, sparsities=sparsity, seed=seed)
+
+
+def _is_first_process() -> bool:
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"

@@ -1,0 +1,169 @@
+"""What the commands print: tables for people, plain values for ``--json``."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from sparsewright.analysis import LayerRow, table_totals
+
+PIPE_WIDTH = 160
+"""Columns when the output is no terminal: rich's 80 would fold names that scripts look for."""
+
+WIDEST = 1000
+
+
+def console() -> Console:
+    """A console on standard output."""
+    terminal = Console(highlight=False)
+    return terminal if terminal.is_terminal else Console(highlight=False, width=PIPE_WIDTH, file=sys.stdout)
+
+
+def print_json(value: object) -> None:
+    """Standard JSON; numbers that are not finite become null."""
+    print(json.dumps(_plain(value), indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[str] = ()) -> None:
+    """A table with the ``right`` columns aligned to the right; only a last column of text is folded."""
+    aligned, cells = set(right), [list(row) for row in rows]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for index, column in enumerate(columns):
+        whole = index < len(columns) - 1 or column in aligned
+        # Rich would cut cells off to fit a narrow terminal; lines that the terminal breaks lose nothing.
+        width = max(len(column), *(len(row[index]) for row in cells), 1) if whole else None
+        table.add_column(Text(column), justify="right" if column in aligned else "left", no_wrap=whole, min_width=width)
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
+    output = console()
+    output.width = max(output.width, Measurement.get(output, output.options.update(max_width=WIDEST), table).minimum)
+    output.print(table)
+
+
+def print_layers(rows: Sequence[LayerRow]) -> None:
+    """One line per layer and one of totals; FLOPs where they are known."""
+    columns = ["layer", "shape", "weights", "kept", "sparsity", "FLOPs dense", "FLOPs sparse", "share of FLOPs"]
+    with_flops = all(row.flops_sparse is not None for row in rows)
+    shown = columns if with_flops else columns[:5]
+    cells = [_layer_cells(row)[: len(shown)] for row in [*rows, table_totals(rows)]]
+    print_table(shown, [*cells[:-1], [""] * len(shown), cells[-1]], right=columns[2:])
+
+
+def print_pairs(pairs: Mapping[str, str]) -> None:
+    """Names and values, one pair a line."""
+    width = max(len(name) for name in pairs)
+    for name, value in pairs.items():
+        print(f"{name:<{width}}  {value}")
+
+
+def summary_pairs(summary: Mapping[str, Any]) -> dict[str, str]:
+    """The lines of a run's summary that people look at first; what the summary lacks is left out."""
+    pairs: dict[str, str] = {}
+    for key, label in (("recipe", "recipe"), ("method", "method"), ("seed", "seed")):
+        if key in summary:
+            pairs[label] = str(summary[key])
+    if summary.get("test_accuracy") is not None:
+        pairs["test accuracy"] = f"{summary['test_accuracy']:.2f} %"
+    if summary.get("test_loss") is not None:
+        pairs["test loss"] = f"{summary['test_loss']:.4f}"
+    if "sparsity" in summary:
+        target = summary.get("target_sparsity")
+        asked = f" (asked for {percent(target)})" if target and summary.get("method") != "dense" else ""
+        pairs["sparsity"] = f"{percent(summary['sparsity'])}{asked}"
+    if "nonzero_parameters" in summary and "parameters" in summary:
+        pairs["parameters"] = f"{summary['nonzero_parameters']:,} non-zero of {summary['parameters']:,}"
+    for kind in ("inference", "training"):
+        dense, sparse = summary.get(f"{kind}_flops_dense"), summary.get(f"{kind}_flops_sparse")
+        if dense and sparse is not None:
+            pairs[f"{kind} FLOPs"] = f"{flops(sparse)} of {flops(dense)} dense ({percent(sparse / dense)})"
+    if "train_seconds" in summary:
+        pairs["trained for"] = seconds(summary["train_seconds"])
+    return pairs
+
+
+def evaluation_pairs(result: Mapping[str, Any]) -> dict[str, str]:
+    """The lines of an evaluation; its sparsity is counted on the weights that were evaluated."""
+    return {
+        "recipe": str(result["recipe"]),
+        "accuracy": f"{result['accuracy']:.2f} % of {result['images']:,} {result['split']} images",
+        "loss": f"{result['loss']:.4f}",
+        "sparsity": f"{percent(result['sparsity'])} of the layers' weights are exactly zero",
+    }
+
+
+def metric_cells(line: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    """The values of one line of ``metrics.jsonl`` in the order of ``columns``."""
+    return [_metric(column, line.get(column)) for column in columns]
+
+
+def percent(fraction: float) -> str:
+    """A fraction in per cent, with as many digits as tell 99.9 % from 99.95 %."""
+    return f"{100 * fraction:.2f} %"
+
+
+def seconds(value: float) -> str:
+    """A time span such as 12.3 s, 4 min 05 s or 2 h 03 min."""
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def flops(value: float) -> str:
+    """A number of operations with an SI prefix, such as 532.40 k."""
+    for prefix, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.2f} {prefix}"
+    return f"{value:.0f}"
+
+
+def _layer_cells(row: LayerRow) -> list[str]:
+    cells = [
+        row.name,
+        " x ".join(str(size) for size in row.shape),
+        f"{row.weights:,}",
+        f"{row.kept:,}",
+        percent(row.sparsity),
+    ]
+    if row.flops_dense is not None and row.flops_sparse is not None and row.flops_share is not None:
+        cells += [flops(row.flops_dense), flops(row.flops_sparse), percent(row.flops_share)]
+    return cells
+
+
+def _metric(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value}"
+    if name == "lr" or name.endswith("_lr"):
+        return f"{value:.3g}"
+    if "accuracy" in name or name == "seconds":
+        return f"{value:.2f}"
+    return f"{value:.4f}"
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, int, bool)):
+        return value
+    return value.__qualname__ if isinstance(value, type) else str(Path(value) if isinstance(value, Path) else value)
