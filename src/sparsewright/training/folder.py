@@ -1,0 +1,145 @@
+"""The run folder: its name, its files, and what may be done with one that is already there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sparsewright.training.files import remove_leftovers, write_text
+from sparsewright.training.recipe import Recipe, RecipeError
+from sparsewright.training.recipe_files import load_recipe
+
+RECIPE = "recipe.yaml"
+SETTINGS = "run.json"
+CHECKPOINT = "last.ckpt"
+WEIGHTS = "model.safetensors"
+SUMMARY = "summary.json"
+METRICS = "metrics.jsonl"
+BOARD = "tensorboard"
+
+
+class RunFolderError(ValueError):
+    """A run folder that cannot be used as asked."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What besides the recipe decides the numbers of a run; kept in run.json.
+
+    Attributes:
+        seed: of the initial weights, the order of the data and the method's random choices.
+        precision: "32" or "bf16".
+        device: "cpu" or "cuda".
+        world_size: number of processes.
+    """
+
+    seed: int
+    precision: str
+    device: str
+    world_size: int
+
+
+def default_folder(recipe: Recipe, seed: int) -> Path:
+    """``runs/RECIPE-HASH``, the hash over the resolved settings and the seed."""
+    return Path("runs") / f"{recipe.name.replace('/', '-')}-{recipe.digest(seed)}"
+
+
+def prepare_folder(folder: Path, recipe: Recipe, settings: RunSettings, resume: bool) -> dict[str, Any] | None:
+    """Makes a new run folder, or checks that the one there may be resumed.
+
+    Returns:
+        The summary of a run that is finished already, else None.
+
+    Raises:
+        RunFolderError: the folder holds a run and ``resume`` is false, or a run of other settings.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"{folder} is a file; give --out a folder")
+    if not any((folder / name).exists() for name in (RECIPE, CHECKPOINT, SUMMARY)):
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_settings(folder, recipe, settings)
+        return None
+    finished = (folder / SUMMARY).is_file()
+    _check_same(folder, recipe, settings)
+    if not resume:
+        state = "finished" if finished else "unfinished"
+        what = "show its summary" if finished else "go on with it"
+        raise RunFolderError(
+            f"{folder} holds a {state} run; add --resume to {what}, or choose another folder with --out"
+        )
+    remove_leftovers(folder)
+    return read_summary(folder) if finished else None
+
+
+def discard_start(folder: Path) -> None:
+    """Takes away what a run wrote that failed before its first checkpoint, so that it can simply be started again."""
+    if (folder / CHECKPOINT).exists():
+        return
+    for name in (RECIPE, SETTINGS, METRICS):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / BOARD, ignore_errors=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The content of summary.json; raises RunFolderError when it is missing or damaged."""
+    path = folder / SUMMARY
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunFolderError(f"there is no {SUMMARY} in {folder}; finish the run with --resume") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{path} is damaged; delete it and finish the run again with --resume") from error
+
+
+def _write_settings(folder: Path, recipe: Recipe, settings: RunSettings) -> None:
+    write_text(folder / SETTINGS, json.dumps(asdict(settings), indent=2) + "\n")
+    write_text(folder / RECIPE, yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True))
+
+
+def _check_same(folder: Path, recipe: Recipe, settings: RunSettings) -> None:
+    try:
+        there = load_recipe(str(folder / RECIPE))
+        known = RunSettings(**json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
+    except (OSError, RecipeError, json.JSONDecodeError, TypeError) as error:
+        raise RunFolderError(
+            f"{folder} holds a run whose {RECIPE} or {SETTINGS} cannot be read ({error}); "
+            "choose another folder with --out"
+        ) from error
+    if there.digest() != recipe.digest():
+        raise RunFolderError(
+            f"{folder} holds a run of another recipe ({_difference(there, recipe)}); choose another folder with --out"
+        )
+    for name, value in asdict(settings).items():
+        before = getattr(known, name)
+        if before != value:
+            raise RunFolderError(
+                f"{folder} holds a run with {name} {before}, not {value}; choose another folder with --out"
+            )
+
+
+def _difference(there: Recipe, recipe: Recipe) -> str:
+    old, new = _flat(there.resolved()), _flat(recipe.resolved())
+    for key in [*new, *old]:
+        if key not in ("name", "summary") and old.get(key) != new.get(key):
+            return f"{key} is {old.get(key, 'not set')} there and {new.get(key, 'not set')} here"
+    return "its settings differ"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list):
+        items = list(enumerate(value))
+    else:
+        return {prefix: value}
+    result: dict[str, Any] = {}
+    for key, child in items:
+        result.update(_flat(child, f"{prefix}.{key}" if prefix else str(key)))
+    return result

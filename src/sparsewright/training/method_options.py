@@ -1,0 +1,72 @@
+"""Which options a recipe may give to a method."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+DENSE = "dense"
+"""The name that stands for training without any sparsifier."""
+
+# These come from the trainer: the recipe has its own keys for them or derives them.
+_RESERVED = frozenset({"sparsity", "total_steps", "seed", "process_group", "masks"})
+
+# Every method has these besides its own.
+_SCOPE: Mapping[str, Any] = {"include": None, "exclude": None}
+
+ONE_SHOT = ("magnitude", "static")
+"""The methods whose masks are final as soon as they are made, which a prune stage can use."""
+
+
+@cache
+def _options_by_method() -> Mapping[str, Mapping[str, Any]]:
+    import sparsewright
+
+    return {info.name: dict(info.options) for info in sparsewright.list_methods()}
+
+
+def known_methods() -> list[str]:
+    """The names of all methods except dense, in the order of the registry."""
+    return list(_options_by_method())
+
+
+def default_options(method: str) -> dict[str, Any]:
+    """The options of ``method`` with the defaults of its preset; nothing for dense."""
+    if method == DENSE:
+        return {}
+    own = {key: value for key, value in _options_by_method()[method].items() if key not in _RESERVED}
+    return {**own, **_SCOPE}
+
+
+def check_method(method: str, options: Mapping[str, Any]) -> None:
+    """Raises ValueError when there is no such method, or it does not have one of the options."""
+    if method != DENSE and method not in _options_by_method():
+        raise ValueError(f"unknown method {method!r}{nearest(method, [DENSE, *known_methods()])}")
+    allowed = default_options(method)
+    for option in options:
+        if option not in allowed:
+            raise ValueError(f"method {method} has no option {option!r}{nearest(option, allowed)}")
+
+
+def check_method_defaults(defaults: Mapping[str, Any]) -> None:
+    """Raises ValueError when a key is an option of no method at all."""
+    allowed = sorted({option for method in known_methods() for option in default_options(method)})
+    for option in defaults:
+        if option not in allowed:
+            raise ValueError(f"no method has an option {option!r}{nearest(option, allowed)}")
+
+
+def options_in_force(method: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """``defaults`` where the method has such an option, overridden by ``options``."""
+    allowed = default_options(method)
+    return {**{key: value for key, value in defaults.items() if key in allowed}, **options}
+
+
+def nearest(wrong: str, allowed: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest valid one if any is near, and all valid ones."""
+    names = list(allowed)
+    close = difflib.get_close_matches(wrong, names, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"{hint} allowed: {', '.join(names)}" if names else f"{hint} it has none".replace(";;", ";")

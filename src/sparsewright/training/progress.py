@@ -1,0 +1,50 @@
+"""How far a run has come, and what it has measured so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass
+class Progress:
+    """Plain values and tensors that a checkpoint holds.
+
+    Attributes:
+        stage: index of the stage at hand; the number of stages once all are done.
+        epoch, step: epochs and optimizer steps done in this stage.
+        total_epochs, total_steps: done in all stages.
+        flops_dense, flops_sparse: of training so far, all images of all ranks.
+        seconds: spent training, without evaluation and saving.
+        best_accuracy: best test accuracy in per cent of the epochs after the sparsity schedule had ended.
+        masks: of the sparsified weights as the last finished stage left them, on the CPU; empty for dense.
+        metrics: the lines of metrics.jsonl.
+    """
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+    total_epochs: int = 0
+    total_steps: int = 0
+    flops_dense: float = 0.0
+    flops_sparse: float = 0.0
+    seconds: float = 0.0
+    best_accuracy: float | None = None
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+
+    def next_stage(self) -> None:
+        """Goes on to the start of the next stage."""
+        self.stage, self.epoch, self.step = self.stage + 1, 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain containers for a checkpoint."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Progress:
+        """What ``state_dict`` was taken from."""
+        return cls(**state)

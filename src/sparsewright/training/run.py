@@ -1,0 +1,340 @@
+"""A whole run: train a recipe into a folder, resume it, evaluate it, load it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from sparsewright.analysis.flops import layer_flops
+from sparsewright.data import AugmentOptions, Data, open_data
+from sparsewright.models import create_model
+from sparsewright.training.checkpoint import (
+    load_checkpoint,
+    own_random_state,
+    random_state,
+    save_checkpoint,
+    seed_everything,
+    set_random_state,
+)
+from sparsewright.training.files import write_text
+from sparsewright.training.folder import (
+    CHECKPOINT,
+    RECIPE,
+    SUMMARY,
+    WEIGHTS,
+    RunFolderError,
+    RunSettings,
+    default_folder,
+    discard_start,
+    prepare_folder,
+    read_summary,
+)
+from sparsewright.training.launch import deterministic, launch, resolve_device, without_noise
+from sparsewright.training.logging import Reporter
+from sparsewright.training.loop import evaluate_model
+from sparsewright.training.progress import Progress
+from sparsewright.training.recipe import Recipe, RecipeError
+from sparsewright.training.recipe_files import load_recipe
+from sparsewright.training.stages import Session, derived_seed, run_stage
+from sparsewright.training.summary import build_summary
+from sparsewright.training.weights import load_weights, read_metadata, save_weights
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A finished run in memory.
+
+    Attributes:
+        model: the final model on the CPU, in evaluation mode.
+        recipe: its recipe.
+        summary: the content of summary.json, or None where there is none beside the weights.
+        input_shape: (channels, height, width) of one image.
+    """
+
+    model: nn.Module
+    recipe: Recipe
+    summary: dict[str, Any] | None
+    input_shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class _Job:
+    recipe: Recipe
+    folder: Path
+    data_dir: Path
+    seed: int
+    resume: bool
+    precision: str
+    device: str
+    download: bool
+    quiet: bool
+
+
+def train(
+    recipe: Recipe,
+    *,
+    out: Path | None = None,
+    data_dir: Path = Path("data"),
+    seed: int = 0,
+    resume: bool = False,
+    device: str = "auto",
+    devices: int = 1,
+    precision: str = "32",
+    download: bool = True,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Trains ``recipe`` into a run folder and returns the content of its summary.json.
+
+    A run killed at any moment goes on with ``resume=True`` from its last finished epoch and ends with the same weights,
+    bit for bit, as an uninterrupted one (same machine, versions, threads and devices).
+
+    Args:
+        recipe: from ``load_recipe``.
+        out: the run folder; None for ``runs/RECIPE-HASH``.
+        data_dir: where data sets are looked for, and downloaded to.
+        seed: of the initial weights, the order of the data and the method's choices; at least 0.
+        resume: go on with the run in the folder; one that is finished just returns its summary; none starts one.
+        device: "auto", "cpu" or "cuda".
+        devices: number of processes on this machine; not used under torchrun.
+        precision: "32" or "bf16" (mixed).
+        download: whether an absent data set may be downloaded.
+        quiet: print no progress.
+
+    Raises:
+        RunFolderError: the folder holds a run already, or one of other settings.
+        CheckpointError: the checkpoint to resume from is damaged.
+        SaveError: a file could not be written; what was saved before is intact.
+        TrainingError: the loss is not finite.
+        ValueError, FileNotFoundError: an argument, an option of the method or the data are not usable.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be a whole number of at least 0, got {seed!r}")
+    accelerator = resolve_device(device)
+    folder = Path(out) if out is not None else default_folder(recipe, seed)
+    job = _Job(recipe, folder, Path(data_dir), seed, resume, precision, accelerator, download, quiet)
+    with own_random_state(), deterministic(accelerator), without_noise():
+        return launch(_train_on_rank, job, device=accelerator, devices=devices, precision=precision)
+
+
+def evaluate(
+    target: Path,
+    *,
+    data_dir: Path = Path("data"),
+    device: str = "auto",
+    precision: str = "32",
+    split: str = "test",
+    download: bool = True,
+) -> dict[str, Any]:
+    """Loss and accuracy of a finished run's weights.
+
+    Args:
+        target: a run folder, or a model.safetensors beside a recipe.yaml.
+        data_dir, device, precision, download: as for ``train``.
+        split: "test", or "validation" for the images that the recipe splits off.
+
+    Returns:
+        accuracy (per cent), loss, images, split, sparsity (zeros among the layers' weights) and recipe.
+    """
+    run = load_run(target)
+    if split not in ("test", "validation"):
+        raise ValueError(f"split must be test or validation, got {split!r}")
+    if split == "validation" and not run.recipe.data.validation:
+        raise ValueError(f"recipe {run.recipe.name} has no validation split; set data.validation when training")
+
+    def work(fabric: Fabric, _: None) -> dict[str, Any]:
+        validation = run.recipe.data.validation if split == "validation" else 0
+        data = _open(fabric, run.recipe, Path(data_dir), 0, download, validation)
+        result = evaluate_model(fabric, run.model.to(fabric.device), data.test.epoch(0))
+        return {
+            "recipe": run.recipe.name,
+            "split": split,
+            "images": result.images,
+            "accuracy": result.accuracy,
+            "loss": result.loss,
+            "sparsity": _zero_fraction(run.model),
+        }
+
+    with without_noise():
+        return launch(work, None, device=device, devices=1, precision=precision)
+
+
+def load_run(target: Path) -> LoadedRun:
+    """Loads the final model of a run.
+
+    Args:
+        target: a run folder, or a model.safetensors beside a recipe.yaml.
+
+    Raises:
+        FileNotFoundError: there is no such run, or it is not finished.
+        ValueError: its files are damaged or do not fit each other.
+    """
+    target = Path(target)
+    weights = target / WEIGHTS if target.is_dir() else target
+    folder = weights.parent
+    if not weights.is_file():
+        unfinished = "; the run there is not finished, go on with --resume" if (folder / RECIPE).is_file() else ""
+        raise FileNotFoundError(f"there is no {weights}{unfinished}")
+    if not (folder / RECIPE).is_file():
+        raise FileNotFoundError(f"there is no {RECIPE} beside {weights}, which says what model it is")
+    recipe = load_recipe(str(folder / RECIPE))
+    facts = read_metadata(weights)
+    model = _create_model(recipe, facts, seed=None)
+    load_weights(weights, model)
+    summary = read_summary(folder) if (folder / SUMMARY).is_file() else None
+    shape = (facts["in_channels"], facts["image_size"], facts["image_size"])
+    return LoadedRun(model.eval(), recipe, summary, shape)
+
+
+def _train_on_rank(fabric: Fabric, job: _Job) -> dict[str, Any]:
+    finished = _agree_on_folder(fabric, job)
+    if finished is not None:
+        return finished
+    try:
+        return _train_in_folder(fabric, job)
+    except Exception:
+        if fabric.global_rank == 0:
+            discard_start(job.folder)
+        raise
+
+
+def _train_in_folder(fabric: Fabric, job: _Job) -> dict[str, Any]:
+    first_rank = fabric.global_rank == 0
+    checkpoint = job.folder / CHECKPOINT
+    saved = load_checkpoint(checkpoint) if job.resume and checkpoint.exists() else None
+    data = _open(fabric, job.recipe, job.data_dir, job.seed, job.download, job.recipe.data.validation)
+    facts = {"num_classes": data.num_classes, "in_channels": data.in_channels, "image_size": data.image_size}
+    model = _create_model(job.recipe, facts, job.seed).to(fabric.device)
+    example = torch.zeros(1, data.in_channels, data.image_size, data.image_size, device=fabric.device)
+    flops = layer_flops(model, example)
+    seed_everything(derived_seed(job.seed, "training", fabric.global_rank))
+    progress = Progress.from_state(saved["progress"]) if saved is not None else Progress()
+    if saved is not None:
+        model.load_state_dict(saved["model"])
+        set_random_state(saved["random"][fabric.global_rank], fabric.device)
+    stages = job.recipe.resolved_stages()
+    total_steps = sum(stage.duration.steps(len(data.train)) for stage in stages if stage.kind == "train")
+    with Reporter(
+        job.folder if first_rank else None,
+        total_steps,
+        title=job.recipe.name,
+        done_steps=progress.total_steps,
+        lines=progress.metrics,
+        quiet=job.quiet,
+    ) as reporter:
+
+        def save(optimizer: Mapping[str, Any] | None, sparsifier: Mapping[str, Any] | None) -> None:
+            _save(fabric, checkpoint, model, progress, optimizer, sparsifier)
+
+        session = Session(fabric, job.recipe, job.seed, data, model, flops, progress, reporter, save)
+        while progress.stage < len(stages):
+            within = saved if saved is not None and saved["optimizer"] is not None else None
+            run_stage(session, stages[progress.stage], within)
+            saved = None
+    summary = build_summary(job.recipe, job.seed, model, progress, flops)
+    if first_rank:
+        save_weights(job.folder / WEIGHTS, model, facts)
+        write_text(job.folder / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    fabric.barrier()
+    return summary
+
+
+def _agree_on_folder(fabric: Fabric, job: _Job) -> dict[str, Any] | None:
+    """Rank 0 looks at the folder before any other rank does; all go on with what it found."""
+    finished: dict[str, Any] | None = None
+    if fabric.global_rank == 0:
+        settings = RunSettings(job.seed, job.precision, job.device, fabric.world_size)
+        try:
+            finished = prepare_folder(job.folder, job.recipe, settings, job.resume)
+        except OSError as error:
+            if isinstance(error, (FileNotFoundError, PermissionError, NotADirectoryError)):
+                raise RunFolderError(f"run folder {job.folder} cannot be made: {error.strerror}") from error
+            raise
+    return fabric.broadcast(finished) if fabric.world_size > 1 else finished
+
+
+def _save(
+    fabric: Fabric,
+    path: Path,
+    model: nn.Module,
+    progress: Progress,
+    optimizer: Mapping[str, Any] | None,
+    sparsifier: Mapping[str, Any] | None,
+) -> None:
+    mine = random_state(fabric.device)
+    everyone: list[Any] = [mine]
+    if fabric.world_size > 1:
+        everyone = [None] * fabric.world_size
+        torch.distributed.all_gather_object(everyone, mine)
+    if fabric.global_rank == 0:
+        content = {
+            "model": dict(model.state_dict()),
+            "optimizer": optimizer,
+            "sparsifier": sparsifier,
+            "progress": progress.state_dict(),
+            "random": everyone,
+        }
+        save_checkpoint(path, content)
+    fabric.barrier()
+
+
+def _open(fabric: Fabric, recipe: Recipe, data_dir: Path, seed: int, download: bool, validation: int) -> Data:
+    """Opens the data on every rank; only rank 0 may download, and the others wait for it."""
+    settings = recipe.data
+    augment = AugmentOptions(
+        crop_padding=settings.crop_padding,
+        padding_mode=settings.padding_mode,
+        flip=settings.flip,
+        random_resized_crop=settings.random_resized_crop,
+    )
+
+    def opened(allowed: bool) -> Data:
+        return open_data(
+            settings.name,
+            data_dir=data_dir,
+            batch_size=settings.batch_size,
+            seed=seed,
+            device=fabric.device,
+            augment=augment,
+            validation=validation,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+            download=allowed,
+            workers=min(settings.workers, os.cpu_count() or 1),
+            image_size=settings.image_size,
+        )
+
+    if fabric.world_size == 1:
+        return opened(download)
+    data = opened(download) if fabric.global_rank == 0 else None
+    fabric.barrier()
+    return data if data is not None else opened(False)
+
+
+def _create_model(recipe: Recipe, facts: Mapping[str, Any], seed: int | None) -> nn.Module:
+    try:
+        return create_model(
+            recipe.model.name,
+            num_classes=facts["num_classes"],
+            in_channels=facts["in_channels"],
+            image_size=facts["image_size"],
+            seed=seed,
+            **recipe.model.options,
+        )
+    except TypeError as error:
+        raise RecipeError(f"model {recipe.model.name}: {error}") from error
+
+
+def _zero_fraction(model: nn.Module) -> float:
+    layers = (module for module in model.modules() if isinstance(module, (nn.Linear, _ConvNd)))
+    weights = list({id(layer.weight): layer.weight for layer in layers}.values())
+    total = sum(weight.numel() for weight in weights)
+    return sum(int((weight == 0).sum()) for weight in weights) / total if total else 0.0

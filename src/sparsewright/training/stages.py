@@ -1,0 +1,237 @@
+"""What each kind of stage does: train, prune in one shot, evaluate."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+import sparsewright as sw
+from sparsewright.data import Data
+from sparsewright.sparsifier import kept_budget
+from sparsewright.training.costs import TrainingCost, dense_gradient_need
+from sparsewright.training.duration import moment_to_steps
+from sparsewright.training.logging import Reporter
+from sparsewright.training.loop import Result, StepReport, Trainer, evaluate_model
+from sparsewright.training.lr_schedule import LearningRate
+from sparsewright.training.method_options import DENSE
+from sparsewright.training.optimizers import build_optimizer
+from sparsewright.training.progress import Progress
+from sparsewright.training.recipe import Recipe, RecipeError, Stage
+
+
+@dataclass
+class Session:
+    """What all stages of one run share on one rank.
+
+    Attributes:
+        fabric: the launched Fabric.
+        recipe: the recipe.
+        seed: everything random derives from it.
+        data: the opened data set.
+        model: the plain model on its device.
+        layer_flops: dense forward FLOPs per image by parameter name.
+        progress: how far the run is.
+        reporter: where results go.
+        save: writes the checkpoint, with the states of optimizer and sparsifier of an unfinished stage.
+    """
+
+    fabric: Fabric
+    recipe: Recipe
+    seed: int
+    data: Data
+    model: nn.Module
+    layer_flops: Mapping[str, float]
+    progress: Progress
+    reporter: Reporter
+    save: Callable[[Mapping[str, Any] | None, Mapping[str, Any] | None], None]
+
+    def stage_steps(self, stage: Stage) -> int:
+        """Optimizer steps of ``stage``; 0 if it does not train."""
+        return stage.duration.steps(len(self.data.train)) if stage.kind == "train" else 0
+
+
+def derived_seed(seed: int, purpose: str, index: int = 0) -> int:
+    """A seed for one purpose: equal seeds for weights and masks would draw correlated numbers."""
+    return int.from_bytes(hashlib.sha256(f"{purpose}/{index}/{seed}".encode()).digest()[:4], "big")
+
+
+def run_stage(session: Session, stage: Stage, saved: Mapping[str, Any] | None) -> None:
+    """Runs the rest of ``stage`` and leaves the progress at the start of the next one.
+
+    Args:
+        session: the run.
+        stage: the stage that the progress is at.
+        saved: the checkpoint from the middle of this stage, or None to start it.
+    """
+    if stage.kind == "train":
+        _train(session, stage, saved)
+    elif stage.kind == "prune":
+        _prune(session, stage)
+    else:
+        _report(session, stage, None, 0.0, 0.0)
+    session.progress.next_stage()
+    session.save(None, None)
+
+
+def _train(session: Session, stage: Stage, saved: Mapping[str, Any] | None) -> None:
+    progress, data = session.progress, session.data
+    total = session.stage_steps(stage)
+    if total < 1:
+        raise RecipeError(f"stage {stage.name}: duration {stage.duration} is less than one optimizer step")
+    wrapped = session.fabric.setup_module(session.model)
+    optimizer = build_optimizer(session.model, stage.optimizer)
+    sparsifier = _attach(session, stage, optimizer, total)
+    try:
+        if saved is not None:
+            session.model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
+            if sparsifier is not None:
+                sparsifier.load_state_dict(saved["sparsifier"])
+        options = session.recipe.method_options(stage)
+        cost = TrainingCost(session.layer_flops, sparsifier, dense_gradient_need(stage.method.name, options))
+        trainer = _trainer(session, stage, wrapped, optimizer, cost, total, sparsifier)
+        epochs = -(-total // len(data.train))
+        while progress.step < total:
+            sparsity = sparsifier.sparsity() if sparsifier is not None else 0.0
+            session.reporter.start_epoch(stage.name, progress.epoch + 1, epochs, sparsity)
+            result, rate, seconds = _train_epoch(session, trainer, cost, total)
+            if progress.step >= total and sparsifier is not None:
+                sparsifier.finalize()
+                progress.masks = {name: mask.detach().cpu().clone() for name, mask in sparsifier.masks.items()}
+            _report(session, stage, result, rate, seconds, sparsifier)
+            if progress.step < total:
+                session.save(optimizer.state_dict(), sparsifier.state_dict() if sparsifier is not None else None)
+    finally:
+        if sparsifier is not None:
+            sparsifier.detach()
+
+
+def _trainer(
+    session: Session,
+    stage: Stage,
+    wrapped: Any,
+    optimizer: torch.optim.Optimizer,
+    cost: TrainingCost,
+    total: int,
+    sparsifier: sw.Sparsifier | None,
+) -> Trainer:
+    rates = LearningRate(stage.schedule, total, len(session.data.train))
+    current = sparsifier.sparsity if sparsifier is not None else None
+
+    def after_step(report: StepReport) -> None:
+        cost.count(report.images)
+        session.reporter.step(report, current)
+
+    return Trainer(
+        fabric=session.fabric,
+        model=wrapped,
+        optimizer=optimizer,
+        set_rate=lambda step: rates.apply(optimizer, stage.optimizer.lr, step),
+        batch_size=session.recipe.data.batch_size,
+        label_smoothing=stage.label_smoothing,
+        gradient_clip=stage.gradient_clip,
+        after_step=after_step,
+    )
+
+
+def _train_epoch(session: Session, trainer: Trainer, cost: TrainingCost, total: int) -> tuple[Result, float, float]:
+    progress = session.progress
+    dense, sparse, start, first = cost.dense, cost.sparse, time.perf_counter(), progress.step
+    result, progress.step, rate = trainer.epoch(session.data.train, progress.total_epochs, first, total)
+    seconds = time.perf_counter() - start
+    progress.epoch += 1
+    progress.total_epochs += 1
+    progress.total_steps += progress.step - first
+    progress.flops_dense += cost.dense - dense
+    progress.flops_sparse += cost.sparse - sparse
+    progress.seconds += seconds
+    return result, rate, seconds
+
+
+def _attach(session: Session, stage: Stage, optimizer: torch.optim.Optimizer, total: int) -> sw.Sparsifier | None:
+    """The stage's sparsifier; a dense stage after a sparse one holds the masks that it finds."""
+    masks: Mapping[str, Tensor] = session.progress.masks
+    if stage.method.name == DENSE:
+        if not masks:
+            return None
+        held = sw.MaskSet({name: mask.clone() for name, mask in masks.items()})
+        return sw.create("static", session.model, optimizer, masks=held, total_steps=total, include=sorted(masks))
+    try:
+        return _create(session, stage, optimizer, total)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"stage {stage.name}, method {stage.method.name}: {error}") from error
+
+
+def _create(session: Session, stage: Stage, optimizer: torch.optim.Optimizer, total: int) -> sw.Sparsifier:
+    steps = len(session.data.train)
+    options = {key: moment_to_steps(value, steps) for key, value in session.recipe.method_options(stage).items()}
+    return sw.create(
+        stage.method.name,
+        session.model,
+        optimizer,
+        sparsity=stage.sparsity,
+        total_steps=total,
+        seed=derived_seed(session.seed, "sparsifier", session.progress.stage),
+        **options,
+    )
+
+
+def _prune(session: Session, stage: Stage) -> None:
+    optimizer = torch.optim.SGD(session.model.parameters(), lr=0.0)
+    sparsifier = _attach(session, stage, optimizer, 1)
+    assert sparsifier is not None
+    sparsifier.finalize()
+    session.progress.masks = {name: mask.detach().cpu().clone() for name, mask in sparsifier.masks.items()}
+    _report(session, stage, None, 0.0, 0.0, sparsifier)
+
+
+def _report(
+    session: Session,
+    stage: Stage,
+    trained: Result | None,
+    rate: float,
+    seconds: float,
+    sparsifier: sw.Sparsifier | None = None,
+) -> None:
+    progress = session.progress
+    tested = evaluate_model(session.fabric, session.model, session.data.test.epoch(0))
+    if trained is not None and _schedule_ended(session, sparsifier):
+        progress.best_accuracy = max(tested.accuracy, progress.best_accuracy or 0.0)
+    line = {
+        "stage": stage.name,
+        "kind": stage.kind,
+        "epoch": progress.total_epochs,
+        "step": progress.total_steps,
+        "lr": rate if trained is not None else None,
+        "train_loss": trained.loss if trained is not None else None,
+        "train_accuracy": trained.accuracy if trained is not None else None,
+        "test_loss": tested.loss,
+        "test_accuracy": tested.accuracy,
+        "sparsity": sparsifier.sparsity() if sparsifier is not None else _sparsity(progress.masks),
+        "seconds": seconds,
+    }
+    progress.metrics.append(line)
+    session.reporter.end_epoch(line)
+
+
+def _schedule_ended(session: Session, sparsifier: sw.Sparsifier | None) -> bool:
+    """Whether the model has its final sparsity: nothing later makes it sparser, and the masks keep their last count."""
+    later = session.recipe.resolved_stages()[session.progress.stage + 1 :]
+    if any(stage.needs_sparsity for stage in later):
+        return False
+    if sparsifier is None:
+        return True
+    if not sparsifier.masks:
+        return False
+    return sparsifier.masks.kept() == kept_budget(sparsifier.target_sparsity, sparsifier.masks.total())
+
+
+def _sparsity(masks: Mapping[str, Tensor]) -> float:
+    return sw.MaskSet(dict(masks)).sparsity() if masks else 0.0

@@ -1,0 +1,261 @@
+"""Recipes: what users write, what they get, and what they are told when it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import sparsewright as sw
+from sparsewright.data import list_datasets
+from sparsewright.models import create_model
+from sparsewright.training import Duration, RecipeError, list_recipes, load_recipe
+from sparsewright.training.lr_schedule import LearningRate
+from sparsewright.training.optimizers import build_optimizer
+
+SHIPPED = [
+    "cifar10/resnet20",
+    "cifar10/resnet50",
+    "cifar10/vgg19",
+    "cifar10/wrn22-2",
+    "cifar100/resnet50",
+    "cifar100/vgg19",
+    "digits/lenet300",
+    "imagenet/resnet50",
+    "mnist/lenet300",
+    "mnist/lenet5",
+]
+
+
+def write(folder: Path, text: str, name: str = "mine.yaml") -> str:
+    path = folder / name
+    path.write_text(text)
+    return str(path)
+
+
+MINIMAL = "data: {name: digits}\nmodel: {name: lenet300}\nduration: 2ep\n"
+
+
+def test_every_recipe_of_the_issue_is_shipped() -> None:
+    assert [info.name for info in list_recipes()] == SHIPPED
+    assert all(info.summary for info in list_recipes())
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("method", ["dense", *(info.name for info in sw.list_methods())])
+def test_every_method_goes_with_every_recipe(name: str, method: str) -> None:
+    overrides = ["method=" + method] + ([] if method == "dense" else ["sparsity=0.9"])
+    recipe = load_recipe(name, overrides)
+    (stage,) = recipe.resolved_stages()
+    assert stage.method.name == method
+    assert recipe.data.name.split(":")[0] in {info.name.split(":")[0] for info in list_datasets()}
+
+
+@pytest.mark.parametrize("name", ["cifar10/resnet50", "cifar10/vgg19", "cifar100/resnet50", "cifar100/vgg19"])
+def test_cifar_recipes_have_the_settings_of_the_granet_paper(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.data.name == name.split("/")[0]
+    assert recipe.data.batch_size == 128
+    assert str(recipe.duration) == "160ep"
+    optimizer = recipe.optimizer.model_dump()
+    assert (optimizer["lr"], optimizer["momentum"], optimizer["nesterov"], optimizer["weight_decay"]) == (
+        0.1,
+        0.9,
+        True,
+        5e-4,
+    )
+    rates = LearningRate(recipe.schedule, 160 * 391, 391)
+    assert [rates.factor(epoch * 391) for epoch in (0, 79, 80, 119, 120, 159)] == pytest.approx(
+        [1, 1, 0.1, 0.1, 0.01, 0.01]
+    )
+    assert rates.factor(80 * 391 - 1) == 1
+
+
+def test_wide_resnet_recipe_has_the_settings_of_the_rigl_paper() -> None:
+    recipe = load_recipe("cifar10/wrn22-2")
+    assert (recipe.model.name, str(recipe.duration), recipe.data.batch_size) == ("wrn-22-2", "250ep", 128)
+    rates = LearningRate(recipe.schedule, 250 * 391, 391)
+    assert [rates.factor(epoch * 391) for epoch in (76, 77, 154, 231)] == pytest.approx([1, 0.2, 0.04, 0.008])
+
+
+def test_imagenet_recipe_has_the_settings_of_the_granet_authors() -> None:
+    recipe = load_recipe("imagenet/resnet50", ["method=granet", "sparsity=0.8"])
+    (stage,) = recipe.resolved_stages()
+    assert (recipe.data.batch_size, recipe.label_smoothing, recipe.optimizer.weight_decay) == (128, 0.1, 1e-4)
+    assert recipe.method_options(stage) == {"update_interval": 4000, "prune_end": 0.3}
+    rates = LearningRate(stage.schedule, 100_000, 1000)
+    assert rates.factor(0) == pytest.approx(1 / 5000)
+    assert [rates.factor(step) for step in (4999, 29_999, 30_000, 60_000, 90_000)] == pytest.approx(
+        [1, 1, 0.1, 0.01, 0.001]
+    )
+
+
+def test_method_defaults_reach_only_methods_that_have_the_option() -> None:
+    static = load_recipe("mnist/lenet300", ["method=static", "sparsity=0.9"])
+    assert "update_interval" not in static.method_options(static.resolved_stages()[0])
+    mine = load_recipe("mnist/lenet300", ["method=granet", "sparsity=0.9", "method.update_interval=77"])
+    assert mine.method_options(mine.resolved_stages()[0])["update_interval"] == 77
+
+
+def test_overrides_reach_nested_keys_lists_and_short_names() -> None:
+    recipe = load_recipe(
+        "digits/lenet300",
+        ["method.update_interval=30", "method=granet", "sparsity=0.95", "optimizer.lr=1e-2", "stages.0.duration=2ep"],
+    )
+    (stage,) = recipe.resolved_stages()
+    assert stage.method.name == "granet"
+    assert stage.method.options == {"update_interval": 30}
+    assert (stage.sparsity, stage.optimizer.lr, str(stage.duration)) == (0.95, 0.01, "2ep")
+
+
+def test_another_optimizer_keeps_the_weight_decay_but_not_settings_that_it_does_not_have() -> None:
+    recipe = load_recipe("digits/lenet300", ["optimizer=adam", "schedule=cosine"])
+    assert recipe.optimizer.name == "adam"
+    assert recipe.optimizer.weight_decay == 5e-4
+    assert recipe.optimizer.lr == 1e-3
+    assert recipe.schedule.name == "cosine"
+
+
+def test_stages_inherit_and_override(tmp_path: Path) -> None:
+    text = (
+        MINIMAL
+        + """
+optimizer: {lr: 0.1, momentum: 0.9}
+gradient_clip: 1.0
+sparsity: 0.8
+stages:
+- {kind: train}
+- {kind: prune}
+- {kind: train, duration: 30it, optimizer: {lr: 0.01}, gradient_clip: null}
+- {kind: evaluate, name: final}
+"""
+    )
+    stages = load_recipe(write(tmp_path, text)).resolved_stages()
+    assert [stage.name for stage in stages] == ["train-1", "prune", "train-2", "final"]
+    assert stages[1].method.name == "magnitude"
+    assert stages[1].sparsity == 0.8
+    optimizer = stages[2].optimizer.model_dump()
+    assert (optimizer["lr"], optimizer["momentum"], stages[2].gradient_clip) == (0.01, 0.9, None)
+
+
+def test_extends_by_name_and_by_path(tmp_path: Path) -> None:
+    write(tmp_path, "extends: digits/lenet300\nduration: 3ep\n", "base.yaml")
+    child = load_recipe(write(tmp_path, "extends: base.yaml\noptimizer: {lr: 0.5}\n"))
+    assert (child.name, str(child.duration), child.optimizer.lr, child.data.batch_size) == ("mine", "3ep", 0.5, 64)
+    assert child.optimizer.model_dump()["momentum"] == 0.9
+
+
+def test_the_resolved_recipe_loads_as_the_same_recipe(tmp_path: Path) -> None:
+    recipe = load_recipe("cifar10/wrn22-2", ["method=set", "sparsity=0.9", "gradient_clip=2"])
+    again = load_recipe(write(tmp_path, yaml.safe_dump(recipe.resolved())))
+    assert again == recipe
+    assert again.digest() == recipe.digest()
+
+
+def test_the_digest_tells_settings_and_seeds_apart_but_not_spellings() -> None:
+    base = load_recipe("digits/lenet300")
+    assert base.digest() == load_recipe("digits/lenet300", ["stages=[{kind: train}]", "label_smoothing=0"]).digest()
+    others = [load_recipe("digits/lenet300", [change]).digest() for change in ("optimizer.lr=0.2", "optimizer=rmsprop")]
+    assert len({base.digest(), base.digest(seed=1), *others}) == 4
+    assert len(base.digest()) == 8
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["optimizer.momentun=0.9"], ["'optimizer.momentun'", "'momentum'"]),
+        (["labelsmoothing=0.1"], ["'labelsmoothing'", "'label_smoothing'"]),
+        (["data.flips=true"], ["'data.flips'", "'flip'"]),
+        (["stages.0.durations=2ep"], ["'stages.0.durations'", "'duration'"]),
+        (["stages.3.duration=2ep"], ["stages.3.duration", "allowed: 0"]),
+        (["method=grantt", "sparsity=0.9"], ["'grantt'", "'granet'"]),
+        (["method=granet", "sparsity=0.9", "method.update_intervall=3"], ["'update_intervall'", "'update_interval'"]),
+        (["method=static", "sparsity=0.9", "method.update_interval=3"], ["static", "'update_interval'"]),
+        (["method_defaults.update_intervall=3"], ["'update_intervall'", "'update_interval'"]),
+        (["method=granet"], ["sparsity", "granet", "sparsity=0.9"]),
+        (["sparsity=0.9"], ["sparsity=0.9", "dense", "method="]),
+        (["method=granet", "sparsity=1.0"], ["sparsity", "less than 1", "1.0"]),
+        (["method=granet", "sparsity=-0.1"], ["sparsity", "greater than or equal to 0"]),
+        (["duration=5"], ["duration", "160ep", "5000it", "5"]),
+        (["duration=0ep"], ["duration", "longer than zero"]),
+        (["duration=2.5it"], ["duration", "whole"]),
+        (["schedule.milestones=[1.5]"], ["schedule.milestones", "between 0 and 1", "1.5"]),
+        (["optimizer=sgdd"], ["optimizer", "'sgdd'", "'sgd'"]),
+        (["schedule.name=cosin"], ["schedule", "'cosin'", "'cosine'"]),
+        (["optimizer.lr=-1"], ["optimizer.lr", "greater than 0", "-1"]),
+        (["data.batch_size=0"], ["data.batch_size", "greater than or equal to 1"]),
+        (["stages.0.kind=trane"], ["stages.0.kind", "'train'", "'trane'"]),
+        (["stages=[{kind: prune, duration: 2ep}]", "sparsity=0.5"], ["duration", "prune"]),
+        (["stages=[{kind: train, optimizer: {lrr: 1}}]"], ["stages.0", "'optimizer.lrr'", "'lr'"]),
+        (["stages=[]"], ["stages", "at least one"]),
+        (["duration.x=3"], ["duration.x", "no keys"]),
+        (["lr"], ["key=value", "'lr'"]),
+        (["optimizer.lr=[1"], ["YAML"]),
+    ],
+)
+def test_a_wrong_recipe_is_one_clear_sentence(overrides: list[str], parts: list[str]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("digits/lenet300", overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message, message
+
+
+def test_a_missing_recipe_names_the_nearest_one() -> None:
+    with pytest.raises(RecipeError, match=r"'cifar10/resnet5'.*did you mean 'cifar10/resnet50'"):
+        load_recipe("cifar10/resnet5")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("- a\n- b\n", "must be a mapping"),
+        ("data: [unclosed\n", "not valid YAML"),
+        ("extends: mine.yaml\n", "extends itself"),
+        ("extends: nowhere/none\n", "there is no recipe 'nowhere/none'"),
+        ("model: {name: lenet300}\nduration: 1ep\n", "data is missing"),
+        ("extends: digits/lenet300\nexclude: 3\n", "unknown key 'exclude'"),
+    ],
+)
+def test_a_broken_file_is_one_clear_sentence(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(RecipeError, match=expected) as caught:
+        load_recipe(write(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_durations_count_steps() -> None:
+    assert Duration.parse("160ep").steps(391) == 62_560
+    assert Duration.parse("0.5ep").steps(100) == 50
+    assert Duration.parse("5000it").steps(391) == 5000
+    assert [str(Duration.parse(text)) for text in ("160ep", "0.5ep", "5000it", "12345678it")] == [
+        "160ep",
+        "0.5ep",
+        "5000it",
+        "12345678it",
+    ]
+
+
+def test_warmup_and_cosine_are_functions_of_the_step() -> None:
+    recipe = load_recipe("digits/lenet300", ["schedule={name: cosine, warmup: 10it, floor: 0.1}"])
+    rates = LearningRate(recipe.schedule, 110, 23)
+    factors = [rates.factor(step) for step in range(111)]
+    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert factors[60] == pytest.approx(0.55)
+    assert factors[110] == pytest.approx(0.1)
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop", "adagrad"])
+def test_biases_and_norms_can_be_exempt_from_weight_decay(name: str) -> None:
+    model = create_model("resnet20", num_classes=10)
+    changes = [f"optimizer={name}", "optimizer.weight_decay=0.01"]
+    everything = build_optimizer(model, load_recipe("cifar10/resnet20", changes).optimizer)
+    assert [group["weight_decay"] for group in everything.param_groups] == [0.01]
+    exempting = load_recipe("cifar10/resnet20", [*changes, "optimizer.decay_bias_and_norm=false"]).optimizer
+    decayed, exempt = build_optimizer(model, exempting).param_groups
+    assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.01, 0.0)
+    assert all(parameter.ndim >= 2 for parameter in decayed["params"])
+    assert all(parameter.ndim == 1 for parameter in exempt["params"])
+    assert len(decayed["params"]) + len(exempt["params"]) == len(list(model.parameters()))
