@@ -10,6 +10,11 @@ Shapes = Mapping[str, Sequence[int]]
 Densities = dict[str, float]
 
 
+def kept_budget(sparsity: float, weights: int) -> int:
+    """Number of weights kept at a sparsity: ``round((1 - sparsity) * weights)``, the promise of every method."""
+    return round((1 - sparsity) * weights)
+
+
 def uniform(shapes: Shapes, density: float) -> Densities:
     """The same density in every layer."""
     return dict.fromkeys(shapes, density)

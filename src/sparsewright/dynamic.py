@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from sparsewright import growth, scores, topology
 from sparsewright import optimizers as optim
-from sparsewright.options import resolve_options
+from sparsewright.distribution import kept_budget
 from sparsewright.schedule import CubicRamp, DropFraction, UpdateTimes, resolve_moment
-from sparsewright.sharing import LayerShares
-from sparsewright.sparsifier import Sparsifier, check_count, kept_budget
+from sparsewright.sharing import LAST_LAYER_FROM, LayerShares
+from sparsewright.sparsifier import Sparsifier
 
 
 class DynamicSparsifier(Sparsifier):
@@ -24,7 +24,7 @@ class DynamicSparsifier(Sparsifier):
 
     An update first prunes to the ramp's sparsity, if the method has a ramp, and then drops a fraction of each layer's
     weights and grows as many others. A method is a table of option defaults; see
-    :class:`sparsewright.options.DynamicOptions` for what each option means.
+    :class:`sparsewright.options.Options` for what each option means.
 
     Args:
         **options: any option named in the class's ``defaults``. The other arguments are those of
@@ -35,38 +35,6 @@ class DynamicSparsifier(Sparsifier):
         ValueError: a value that is not allowed, a schedule without any update, a budget below the sum of
             ``min_kept_per_layer``.
     """
-
-    defaults: ClassVar[Mapping[str, Any]] = {}
-
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer | Sequence[Optimizer],
-        *,
-        sparsity: float,
-        total_steps: int,
-        include: str | Sequence[str] | None = None,
-        exclude: str | Sequence[str] | None = None,
-        seed: int = 0,
-        process_group: Any = None,
-        **options: Any,
-    ) -> None:
-        self.options = resolve_options(type(self).__name__, self.defaults, options)
-        check_count(total_steps, "total_steps")
-        self._growth_scores: dict[str, Tensor] = {}
-        self._with_gradient: set[str] = set()
-        self._averages: dict[str, Tensor] = {}
-        self._replaced: dict[str, int] = {}
-        super().__init__(
-            model,
-            optimizer,
-            sparsity=sparsity,
-            total_steps=total_steps,
-            include=include,
-            exclude=exclude,
-            seed=seed,
-            process_group=process_group,
-        )
 
     @property
     def finished(self) -> bool:
@@ -110,6 +78,10 @@ class DynamicSparsifier(Sparsifier):
 
     def _prepare(self) -> None:
         assert self.total_steps is not None
+        self._growth_scores: dict[str, Tensor] = {}
+        self._with_gradient: set[str] = set()
+        self._averages: dict[str, Tensor] = {}
+        self._replaced: dict[str, int] = {}
         options, total = self.options, self.total_steps
         self._shares = LayerShares(self.parameters, options, self.target_sparsity)
         end = resolve_moment(options.update_end, total, "update_end")
@@ -152,7 +124,13 @@ class DynamicSparsifier(Sparsifier):
         last = self._times.first_at_or_after(end) or self._times.last()
         assert last is not None
         interval = options.update_interval if options.distribution == "global" else None
-        return CubicRamp(options.initial_sparsity, self.target_sparsity, start, end, last, interval)
+        ramp = CubicRamp(options.initial_sparsity, self.target_sparsity, start, end, last, interval)
+        # A last layer that fits at the end may not fit on the way; that is an error now, not in the middle of the run.
+        on_the_way = (ramp.sparsity(step) for step in range(first, last + 1, options.update_interval))
+        lowest = next((sparsity for sparsity in on_the_way if sparsity >= LAST_LAYER_FROM), None)
+        if lowest is not None and not self._shares.is_global:
+            self._shares.densities(lowest, options.distribution)
+        return ramp
 
     def _find_last_update(self) -> int:
         """The last step at which an update changes anything."""
@@ -190,14 +168,6 @@ class DynamicSparsifier(Sparsifier):
         sparsity = self.options.initial_sparsity if self.has_ramp else self.target_sparsity
         how = self.options.initial_distribution if self.has_ramp else self.options.distribution
         return self._shares.random_masks(sparsity, how, self._generator)
-
-    def _settings(self) -> dict[str, Any]:
-        options = {
-            name: dict(value) if isinstance(value, Mapping) else value
-            for name, value in vars(self.options).items()
-            if name in self.defaults
-        }
-        return {**super()._settings(), **options}
 
     def _extra_state(self) -> dict[str, Any]:
         return {"averages": {name: average.clone() for name, average in self._averages.items()}}

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
-
 # All hooked steps run in copies of one wrapper of torch's, which share its code object.
 _STEP_CODE = Optimizer.profile_hook_step(lambda: None).__code__
 

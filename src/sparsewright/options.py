@@ -1,15 +1,15 @@
-"""Options of the dynamic methods: one frozen record, checked once, with errors that name the option."""
+"""Options of the methods that hold masks: one frozen record, checked once, with errors that name the option."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sparsewright.sparsifier import check_count, check_sparsity
+from sparsewright.checks import check_bool, check_choice, check_count, check_number, check_sparsity, did_you_mean
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
+    "criterion": ("magnitude", "random", "largest"),
     "drop": ("magnitude", "set", "threshold"),
     "drop_rounding": ("up", "down"),
     "drop_schedule": ("cosine", "linear", "constant"),
@@ -38,11 +38,13 @@ SHARING: Mapping[str, Any] = {
     "dense_first_layer": False,
 }
 _RULES = ("uniform", "er", "erk", "global")
+# What every method takes besides its table.
+COMMON = ("sparsity", "total_steps", "include", "exclude", "seed", "process_group")
 
 
 @dataclass(frozen=True)
-class DynamicOptions:
-    """Every option of the dynamic methods; a method takes those that its ``defaults`` name.
+class Options:
+    """Every option of the methods that hold masks; a method takes those that its ``defaults`` name.
 
     A moment is a float (fraction of total_steps) or an int (steps).
 
@@ -68,6 +70,7 @@ class DynamicOptions:
         min_kept_per_layer: every layer keeps at least this many weights (or all, if it has fewer).
         last_layer_density: density of the last layer in scope once the sparsity reaches 0.8; None: as the others.
         dense_first_layer: keep the first layer in scope dense and share the sparsity among the others.
+        criterion: what one-shot pruning removes: the smallest "magnitude", "random" weights, or the "largest".
     """
 
     update_interval: int = 100
@@ -89,6 +92,7 @@ class DynamicOptions:
     min_kept_per_layer: int = 1
     last_layer_density: float | None = None
     dense_first_layer: bool = False
+    criterion: str = "magnitude"
 
     def __post_init__(self) -> None:
         check_count(self.update_interval, "update_interval")
@@ -99,15 +103,15 @@ class DynamicOptions:
         for name, choices in _CHOICES.items():
             check_choice(getattr(self, name), name, choices)
         for name in ("drop_fraction", "min_drop_fraction"):
-            _check_number(getattr(self, name), name, highest=1.0)
-        _check_number(self.drop_threshold, "drop_threshold")
+            check_number(getattr(self, name), name, highest=1.0)
+        check_number(self.drop_threshold, "drop_threshold")
         if self.last_layer_density is not None:
-            _check_number(self.last_layer_density, "last_layer_density", highest=1.0)
+            check_number(self.last_layer_density, "last_layer_density", highest=1.0)
         check_distribution(self.distribution, "distribution")
         check_distribution(self.initial_distribution, "initial_distribution")
 
 
-def resolve_options(method: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> DynamicOptions:
+def resolve_options(method: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Options:
     """A method's defaults with the user's options on top.
 
     Raises:
@@ -119,9 +123,9 @@ def resolve_options(method: str, defaults: Mapping[str, Any], given: Mapping[str
     merged = {**defaults, **given}
     if "min_drop_fraction" not in given and "drop_fraction" in given:
         # A small drop_fraction alone is a clear wish; only an explicit minimum above it is a contradiction.
-        _check_number(given["drop_fraction"], "drop_fraction", highest=1.0)
+        check_number(given["drop_fraction"], "drop_fraction", highest=1.0)
         merged["min_drop_fraction"] = min(merged["min_drop_fraction"], given["drop_fraction"])
-    options = DynamicOptions(**merged)
+    options = Options(**merged)
     if "drop_threshold" in given and options.drop != "threshold":
         raise ValueError(f"drop_threshold is only used by drop='threshold', and drop is {options.drop!r}")
     for name in ("last_layer_density", "dense_first_layer"):
@@ -143,23 +147,10 @@ def refuse_unknown(method: str, name: str, allowed: Mapping[str, Any]) -> None:
     """
     if name in allowed:
         return
-    near = difflib.get_close_matches(name, list(allowed), n=1)
-    known = any(field.name == name for field in fields(DynamicOptions))
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    known = any(field.name == name for field in fields(Options))
+    hint = did_you_mean(name, [*allowed, *COMMON])
     reason = "has no use for the option" if known else "has no option"
-    raise TypeError(f"{method} {reason} {name!r}{hint} (allowed: {', '.join(sorted(allowed)) or 'none'})")
-
-
-def check_choice(value: Any, option: str, choices: tuple[str | None, ...]) -> None:
-    """Raise a ValueError unless the value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{option} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
-def check_bool(value: Any, option: str) -> None:
-    """Raise a TypeError unless the value is True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{option} must be True or False, got {value!r}")
+    raise TypeError(f"{method} {reason} {name!r}{hint} (allowed: {', '.join([*COMMON, *sorted(allowed)])})")
 
 
 def check_distribution(value: Any, option: str) -> None:
@@ -174,11 +165,3 @@ def check_distribution(value: Any, option: str) -> None:
     elif value not in _RULES:
         allowed = f"{', '.join(map(repr, _RULES))} or a mapping of patterns to sparsities"
         raise ValueError(f"{option} must be one of {allowed}, got {value!r}")
-
-
-def _check_number(value: Any, option: str, highest: float | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{option} must be a number, got {value!r}")
-    # Written so that NaN, which compares false with everything, is refused too.
-    if not (value >= 0 and (highest is None or value <= highest)):
-        raise ValueError(f"{option} must be {'at least 0' if highest is None else f'in [0, {highest:g}]'}, got {value}")

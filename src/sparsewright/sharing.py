@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsewright import distribution
-from sparsewright.distribution import Densities, Shapes, allocate
-from sparsewright.options import DynamicOptions
-from sparsewright.sparsifier import kept_budget
+from sparsewright.distribution import Densities, Shapes, allocate, kept_budget
+from sparsewright.options import Options
 
 LAST_LAYER_FROM = 0.8
 
@@ -28,7 +27,7 @@ class LayerShares:
         ValueError: the final budget is below the sum of the layers' minima, or fixed layer densities contradict it.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], options: DynamicOptions, sparsity: float) -> None:
+    def __init__(self, parameters: Mapping[str, nn.Parameter], options: Options, sparsity: float) -> None:
         self._options = options
         self._final = sparsity
         self._devices = {name: parameter.device for name, parameter in parameters.items()}
@@ -61,15 +60,22 @@ class LayerShares:
         lower = {name: min(self._final_counts[name], ceiling[name]) for name in self.sizes}
         return allocate(ideal, max(budget, sum(lower.values())), lower, ceiling)
 
-    def densities(self, sparsity: float, how: str | Mapping[str, float]) -> Densities:
+    def densities(self, sparsity: float, how: str | Mapping[str, float], mapped_at: float | None = None) -> Densities:
         """Density of each layer before rounding.
+
+        Args:
+            sparsity: the overall sparsity.
+            how: a rule, or explicit sparsities of layers.
+            mapped_at: the overall sparsity at which explicit ones are reached; before it they are in proportion.
+                None: the sparsity at the end.
 
         Raises:
             ValueError: fixed densities (last layer, first layer, explicit ones) contradict the sparsity.
         """
         density = 1.0 - sparsity
         if isinstance(how, Mapping):
-            grown = sparsity / self._final if self._final > 0 else 1.0
+            reached = self._final if mapped_at is None else mapped_at
+            grown = sparsity / reached if reached > 0 else 1.0
             return distribution.explicit(self.shapes, density, {p: value * grown for p, value in how.items()})
         rule = distribution.RULES.get(how, distribution.uniform)
         fixed = self._fixed(sparsity)
@@ -87,7 +93,7 @@ class LayerShares:
             drawn = torch.histogram(order.double(), bounds.double()).hist
             ideal = {name: float(value) for name, value in zip(self.sizes, drawn, strict=True)}
         else:
-            densities = self.densities(sparsity, how)
+            densities = self.densities(sparsity, how, mapped_at=sparsity)
             ideal = {name: densities[name] * size for name, size in self.sizes.items()}
         counts = allocate(ideal, budget, self._minimum, self.sizes)
         masks: dict[str, Tensor] = {}

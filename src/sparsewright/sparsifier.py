@@ -3,53 +3,24 @@
 from __future__ import annotations
 
 import math
-import numbers
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsewright import optimizers as optim
+from sparsewright.checks import check_count, check_sparsity
 from sparsewright.distributed import broadcast, resolve_group
 from sparsewright.masks import MaskSet, zero_outside_
+from sparsewright.options import resolve_options
 from sparsewright.scope import find_scope
 
 _FORMAT = 1
 _attached: weakref.WeakSet[Optimizer] = weakref.WeakSet()
-
-
-def kept_budget(sparsity: float, weights: int) -> int:
-    """Number of weights kept at a sparsity: ``round((1 - sparsity) * weights)``, the promise of every method."""
-    return round((1 - sparsity) * weights)
-
-
-def check_sparsity(sparsity: Any, option: str = "sparsity") -> float:
-    """Return a sparsity as a float, or say what is wrong with it.
-
-    Raises:
-        TypeError: not a number.
-        ValueError: outside [0, 1), or an N:M pattern.
-    """
-    if isinstance(sparsity, str) and ":" in sparsity:
-        raise ValueError(f"{option}={sparsity!r}: N:M patterns are not supported yet; give a fraction in [0, 1)")
-    if isinstance(sparsity, bool) or not isinstance(sparsity, numbers.Real):
-        raise TypeError(f"{option} must be a number in [0, 1), the fraction of zeros, got {sparsity!r}")
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"{option} must be in [0, 1), the fraction of zeros, got {sparsity}")
-    return float(sparsity)
-
-
-def check_count(value: Any, option: str, least: int = 1) -> int:
-    """Return a whole number that is at least ``least``, or say what is wrong with it."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{option} must be an int, got {value!r}")
-    if value < least:
-        raise ValueError(f"{option} must be at least {least}, got {value}")
-    return int(value)
 
 
 class Sparsifier:
@@ -65,17 +36,22 @@ class Sparsifier:
         model: the model, wrapped (DDP, ``torch.compile``, ...) or not.
         optimizer: the optimizer that holds the model's weights, or a list of optimizers that are stepped together.
         sparsity: fraction of zeros among the sparsified weights at the end, in [0, 1).
-        total_steps: optimizer steps of the whole run, at least 1.
+        total_steps: optimizer steps of the whole run, at least 1; a method that schedules nothing does without.
         include: glob patterns over parameter names that replace the default scope (weights with 2 or more dimensions
             of Linear and Conv layers).
         exclude: glob patterns over parameter names to leave out.
         seed: seed of the method's own random generator.
         process_group: ranks that must agree. None: the default group wherever ``torch.distributed`` is initialised;
             False: no synchronisation.
+        **options: the method's own options, those named in the class's ``defaults``; see
+            :class:`sparsewright.options.Options` for what each means.
 
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it and says what is allowed.
     """
+
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    needs_total_steps: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -83,13 +59,17 @@ class Sparsifier:
         optimizer: Optimizer | Sequence[Optimizer],
         *,
         sparsity: float,
-        total_steps: int | None,
+        total_steps: int | None = None,
         include: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] | None = None,
         seed: int = 0,
         process_group: Any = None,
+        **options: Any,
     ) -> None:
+        self.options = resolve_options(type(self).__name__, self.defaults, options)
         self.target_sparsity = check_sparsity(sparsity)
+        if total_steps is None and self.needs_total_steps:
+            raise TypeError(f"{type(self).__name__} needs total_steps, the optimizer steps of the whole run")
         self.total_steps = None if total_steps is None else check_count(total_steps, "total_steps")
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -135,7 +115,12 @@ class Sparsifier:
 
     def _settings(self) -> dict[str, Any]:
         """Plain values that a saved state must agree on with the sparsifier that loads it."""
-        return {"sparsity": self.target_sparsity, "total_steps": self.total_steps}
+        options = {
+            name: dict(value) if isinstance(value, Mapping) else value
+            for name, value in vars(self.options).items()
+            if name in self.defaults
+        }
+        return {"sparsity": self.target_sparsity, "total_steps": self.total_steps, **options}
 
     def _extra_state(self) -> dict[str, Any]:
         return {}
@@ -194,6 +179,8 @@ class Sparsifier:
 
     def detach(self) -> None:
         """Remove the hooks and change nothing else; the masks no longer hold."""
+        if not self._handles:
+            return
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

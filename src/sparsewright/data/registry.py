@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 import torch
 
+from sparsewright.checks import did_you_mean
 from sparsewright.data.augment import AugmentOptions
 from sparsewright.data.base import Data, DatasetInfo, ImageArrays
 from sparsewright.data.batches import validation_split
@@ -155,9 +155,8 @@ def _find(name: str) -> DatasetInfo:
         if info.name == name:
             return info
     known = [info.name for info in _INFOS]
-    matches = difflib.get_close_matches(name, known, n=1)
-    advice = f"did you mean '{matches[0]}'?" if matches else f"choose among {', '.join(known)}"
-    raise ValueError(f"unknown data set '{name}': {advice}")
+    advice = did_you_mean(name, known) or f": choose among {', '.join(known)}"
+    raise ValueError(f"unknown data set {name!r}{advice}")
 
 
 def _check_numbers(

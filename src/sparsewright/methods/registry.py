@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from sparsewright.checks import did_you_mean
 from sparsewright.methods.gmp import GMP, UNIFORM
 from sparsewright.methods.granet import GraNet
 from sparsewright.methods.magnitude import Magnitude
@@ -17,10 +17,8 @@ from sparsewright.methods.rigl import ITOP, RigL
 from sparsewright.methods.set import SET
 from sparsewright.methods.snfs import SNFS
 from sparsewright.methods.static import Static
-from sparsewright.options import refuse_unknown
+from sparsewright.options import COMMON, refuse_unknown
 from sparsewright.sparsifier import Sparsifier
-
-_COMMON = ("sparsity", "total_steps", "include", "exclude", "seed", "process_group")
 
 
 @dataclass(frozen=True)
@@ -58,14 +56,7 @@ _METHODS = (
     MethodInfo(
         "granet-uniform", GraNet, "2106.10404", 2021, "gradual pruning with regrowth, each layer alike", preset=UNIFORM
     ),
-    MethodInfo(
-        "magnitude",
-        Magnitude,
-        "1506.02626",
-        2015,
-        "one-shot pruning by magnitude (or random, or largest)",
-        extra={"criterion": "magnitude"},
-    ),
+    MethodInfo("magnitude", Magnitude, "1506.02626", 2015, "one-shot pruning by magnitude (or random, or largest)"),
     MethodInfo("rigl", RigL, "1911.11134", 2020, "constant sparsity, regrowth by gradient; the paper's settings"),
     MethodInfo(
         "rigl-itop", RigL, "2102.02887", 2021, "RigL that explores slowly and until the end of training", preset=ITOP
@@ -91,8 +82,7 @@ def method_info(name: str) -> MethodInfo:
     """
     by_name = {info.name: info for info in _METHODS}
     if name not in by_name:
-        near = difflib.get_close_matches(str(name), list(by_name), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, by_name)
         raise ValueError(f"unknown method {name!r}{hint} (known: {', '.join(sorted(by_name))})")
     return by_name[name]
 
@@ -111,6 +101,6 @@ def create(name: str, model: nn.Module, optimizer: Optimizer | Sequence[Optimize
     """
     info = method_info(name)
     for option in options:
-        if option not in _COMMON:
+        if option not in COMMON:
             refuse_unknown(f"method {name!r}", option, info.options)
     return info.cls(model, optimizer, **{**info.preset, **options})

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparsewright.distribution import kept_budget
 from sparsewright.masks import MaskSet
-from sparsewright.options import SHARING, resolve_options
+from sparsewright.options import SHARING
 from sparsewright.sharing import LayerShares
-from sparsewright.sparsifier import Sparsifier, kept_budget
+from sparsewright.sparsifier import Sparsifier
 
 
 class Static(Sparsifier):
@@ -24,14 +25,14 @@ class Static(Sparsifier):
         sparsity: fraction of zeros; None takes that of the given masks.
         total_steps: not needed, since nothing is scheduled.
         masks: masks to hold instead of random ones; they must cover exactly the scope.
-        **options: ``distribution`` ("erk"), ``min_kept_per_layer`` (1), ``last_layer_density`` (None),
-            ``dense_first_layer`` (False).
+        **others: the other arguments and options of :class:`sparsewright.Sparsifier`.
 
     Raises:
         ValueError: neither sparsity nor masks, masks that do not fit the scope, or whose count contradicts sparsity.
     """
 
-    defaults: ClassVar[Mapping[str, Any]] = SHARING
+    defaults: ClassVar = SHARING
+    needs_total_steps: ClassVar = False
 
     def __init__(
         self,
@@ -41,31 +42,20 @@ class Static(Sparsifier):
         sparsity: float | None = None,
         total_steps: int | None = None,
         masks: MaskSet | None = None,
-        include: str | Sequence[str] | None = None,
-        exclude: str | Sequence[str] | None = None,
-        seed: int = 0,
-        process_group: Any = None,
-        **options: Any,
+        **others: Any,
     ) -> None:
-        if masks is None and sparsity is None:
-            raise ValueError("Static needs a sparsity for random masks, or masks")
         if masks is not None and not isinstance(masks, MaskSet):
             raise TypeError(f"masks must be a MaskSet, got {type(masks).__name__}; MaskSet(mapping) makes one")
-        if masks is not None and options:
-            raise ValueError(f"{', '.join(options)} shape random masks and have no use where masks are given")
-        self.options = resolve_options(type(self).__name__, self.defaults, options)
+        useless = [name for name in others if masks is not None and name in self.defaults]
+        if useless:
+            raise ValueError(f"{', '.join(useless)} shape random masks and have no use where masks are given")
         self._given = masks
         self._asked = sparsity
-        super().__init__(
-            model,
-            optimizer,
-            sparsity=masks.sparsity() if masks is not None and sparsity is None else (sparsity or 0.0),
-            total_steps=total_steps,
-            include=include,
-            exclude=exclude,
-            seed=seed,
-            process_group=process_group,
-        )
+        if sparsity is None:
+            if masks is None:
+                raise ValueError("Static needs a sparsity for random masks, or masks")
+            sparsity = masks.sparsity()
+        super().__init__(model, optimizer, sparsity=sparsity, total_steps=total_steps, **others)
 
     def _prepare(self) -> None:
         if self._given is None:

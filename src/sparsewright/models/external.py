@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from sparsewright.models.naming import nearest
+from sparsewright.checks import did_you_mean
 
 # Their training-time forward returns a tuple of outputs, which no ordinary loss takes.
 WITH_AUXILIARY_OUTPUTS = ("googlenet", "inception_v3")
@@ -77,7 +77,7 @@ def torchvision_model(text: str, num_classes: int, in_channels: int, image_size:
     name, _, weights_name = text.partition("@")
     known = models.list_models(module=models)
     if name not in known:
-        raise ValueError(f"torchvision has no classifier '{name}'{nearest(name, known)}")
+        raise ValueError(f"torchvision has no classifier '{name}'{did_you_mean(name, known)}")
     if in_channels != 3:
         raise ValueError(f"torchvision:{name} takes images of 3 channels, not {in_channels}")
     if name.startswith("vit_"):
@@ -158,9 +158,9 @@ def timm_model(text: str, num_classes: int, in_channels: int, image_size: int, *
 def _check_timm_name(timm: ModuleType, name: str) -> None:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        raise ValueError(f"timm has no network '{architecture}'{nearest(architecture, timm.list_models())}")
+        raise ValueError(f"timm has no network '{architecture}'{did_you_mean(architecture, timm.list_models())}")
     tagged = timm.list_models(f"{architecture}.*", pretrained=True)
     if tag and name not in tagged:
         raise ValueError(
-            f"timm has no weights '{name}'{nearest(name, tagged) or ': it has ' + (', '.join(tagged) or 'none')}"
+            f"timm has no weights '{name}'{did_you_mean(name, tagged) or ': it has ' + (', '.join(tagged) or 'none')}"
         )

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparsewright.checks import did_you_mean
 from sparsewright.models.external import timm_model, torchvision_model
 from sparsewright.models.lenet import lenet5, lenet300, mlp
-from sparsewright.models.naming import nearest
 from sparsewright.models.resnet_cifar import cifar_resnet, resnet50_cifar
 from sparsewright.models.vgg import cifar_vgg
 from sparsewright.models.wide_resnet import wide_resnet
@@ -161,7 +161,7 @@ def _find(name: str) -> Builder:
         return partial(_PREFIXED[prefix][1], rest)
     known = [*_FIXED, *(f"{prefix}:" for prefix in _PREFIXED)]
     names = ", ".join(info.name for info in list_models())
-    raise ValueError(f"unknown model '{name}'{nearest(name, known) or ': choose among ' + names}")
+    raise ValueError(f"unknown model '{name}'{did_you_mean(name, known) or ': choose among ' + names}")
 
 
 def _check_options(name: str, builder: Builder, options: dict[str, Any]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
+
+from sparsewright.checks import did_you_mean
+from sparsewright.methods.registry import list_methods
 
 DENSE = "dense"
 """The name that stands for training without any sparsifier."""
@@ -22,9 +24,7 @@ ONE_SHOT = ("magnitude", "static")
 
 @cache
 def _options_by_method() -> Mapping[str, Mapping[str, Any]]:
-    import sparsewright
-
-    return {info.name: dict(info.options) for info in sparsewright.list_methods()}
+    return {info.name: dict(info.options) for info in list_methods()}
 
 
 def known_methods() -> list[str]:
@@ -67,6 +67,5 @@ def options_in_force(method: str, defaults: Mapping[str, Any], options: Mapping[
 def nearest(wrong: str, allowed: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the nearest valid one if any is near, and all valid ones."""
     names = list(allowed)
-    close = difflib.get_close_matches(wrong, names, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ";"
+    hint = did_you_mean(wrong, names) or ";"
     return f"{hint} allowed: {', '.join(names)}" if names else f"{hint} it has none".replace(";;", ";")

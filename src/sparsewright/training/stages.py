@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import sparsewright as sw
 from sparsewright.data import Data
-from sparsewright.sparsifier import kept_budget
+from sparsewright.distribution import kept_budget
 from sparsewright.training.costs import TrainingCost, dense_gradient_need
 from sparsewright.training.duration import moment_to_steps
 from sparsewright.training.logging import Reporter
