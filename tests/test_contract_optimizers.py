@@ -58,6 +58,23 @@ def test_several_optimizers_stepped_together(method: str, backwards: bool, muon:
     assert sparsifier.topology_version > 0
 
 
+@pytest.mark.parametrize("skipped", [0, 1])
+def test_a_step_that_one_of_several_optimizers_skips_is_not_counted_and_shifts_no_later_one(skipped: int) -> None:
+    model = OddNet()
+    optimizers = two_optimizers(model)
+    sparsifier = sw.create("granet", model, optimizers, sparsity=0.7, total_steps=12, **options_of("granet"))
+    for step in range(5):
+        model.zero_grad()
+        backward(model, step)
+        for index, optimizer in enumerate(optimizers):
+            if step != 2 or index != skipped:
+                optimizer.step()
+            moved_all = index == 1 and step != 2
+            completed = (step + moved_all) - (step > 2)
+            assert sparsifier.step_count == completed
+    assert sparsifier.step_count == 4
+
+
 def test_an_update_waits_for_all_optimizers() -> None:
     model = OddNet()
     optimizers = two_optimizers(model)

@@ -86,7 +86,8 @@ class Sparsifier:
         self._group = resolve_group(process_group)
         self._generator = torch.Generator().manual_seed(check_count(seed, "seed", least=0))
         self._step_count = 0
-        self._stepped: set[int] = set()
+        self._stepped: list[Optimizer] = []
+        self._first_of_round: Optimizer | None = None
         self.topology_version = 0
         self._handles: list[Any] = []
         self._prepare()
@@ -252,6 +253,9 @@ class Sparsifier:
     def _pre_hook(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if optim.found_inf(optimizer) or optim.is_inner_step(optimizer):
             return None
+        # An optimizer that a gradient scaler skipped leaves its round open; the next round must not end early for it.
+        if optimizer is self._first_of_round:
+            self._stepped.clear()
         closure = optim.split_closure(args, kwargs)
         if closure is None:
             self._before_step(optimizer)
@@ -272,8 +276,10 @@ class Sparsifier:
         if optim.found_inf(optimizer) or optim.is_inner_step(optimizer):
             return
         self._hold_masks(name for name, owner in self._owner.items() if owner is optimizer)
-        self._stepped.add(id(optimizer))
+        if optimizer not in self._stepped:
+            self._stepped.append(optimizer)
         if len(self._stepped) == len(self._optimizers):
+            self._first_of_round = self._stepped[0]
             self._stepped.clear()
             self._step_count += 1
             self._after_step()
