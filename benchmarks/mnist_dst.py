@@ -65,9 +65,7 @@ def table(arguments: argparse.Namespace) -> str:
     for cell in cells(arguments.sparsities, arguments.seeds):
         summary = json.loads((folder_of(arguments.out, cell) / "summary.json").read_text())
         rows.setdefault(cell[:2], []).append(summary)
-    lines = [
-        "| method | sparsity asked | achieved | test accuracy, % | error, % | training FLOPs | inference FLOPs |"
-    ]
+    lines = ["| method | sparsity asked | achieved | test accuracy, % | error, % | training FLOPs | inference FLOPs |"]
     lines.append("|---|---|---|---|---|---|---|")
     for (method, sparsity), runs in sorted(rows.items(), key=lambda item: item[0][1]):
         accuracy = [one["test_accuracy"] for one in runs]
