@@ -44,6 +44,19 @@ def check_count(value: Any, option: str, least: int = 1) -> int:
     return int(value)
 
 
+def check_seed(value: Any) -> int:
+    """Return a seed, a whole number of at least 0 that fits into 63 bits.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: out of range.
+    """
+    seed = check_count(value, "seed", least=0)
+    if seed >= 2**63:
+        raise ValueError(f"seed must be below 2**63, got {value}")
+    return seed
+
+
 def check_number(value: Any, option: str, highest: float | None = None) -> float:
     """Return a number between 0 and ``highest``.
 
@@ -58,6 +71,17 @@ def check_number(value: Any, option: str, highest: float | None = None) -> float
     if not (number >= 0 and (highest is None or number <= highest)):
         raise ValueError(f"{option} must be {'at least 0' if highest is None else f'in [0, {highest:g}]'}, got {value}")
     return number
+
+
+def check_moment(value: Any, option: str) -> float | int:
+    """Return a moment as a plain float (fraction of the run) or int (steps).
+
+    Raises:
+        TypeError: neither int nor float.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{option} must be a float (fraction of total_steps) or an int (steps), got {value!r}")
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def check_choice(value: Any, option: str, choices: tuple[str | None, ...]) -> None:

@@ -63,6 +63,9 @@ class DynamicSparsifier(Sparsifier):
     def update_topology(self) -> None:
         """Do one topology update now, with the gradients in place, at any step.
 
+        Between prune_start and the ramp's last update it prunes to the sparsity scheduled for this step, and wherever
+        the method grows it drops and grows, with the drop fraction of this step.
+
         Raises:
             ValueError: the method grows weights, but no sparsified weight has a gradient.
         """
@@ -90,7 +93,7 @@ class DynamicSparsifier(Sparsifier):
         self._ramp = self._make_ramp(start, end) if self.has_ramp else None
         self._drop_fraction = DropFraction(options.drop_fraction, options.min_drop_fraction, end, options.drop_schedule)
         self._last_update = self._find_last_update()
-        self._read_moments = "momentum" in (options.grow, options.redistribute)
+        self._read_moments = options.grow is not None and "momentum" in (options.grow, options.redistribute)
         self._moment_keys = {
             name: growth.moment_keys(self._owner[name], parameter) if self._read_moments else ()
             for name, parameter in self.parameters.items()
@@ -180,6 +183,11 @@ class DynamicSparsifier(Sparsifier):
                 f"{sorted(saved) or 'no weights'}, here of {sorted(self._averages) or 'no weights'}"
             )
         for name, average in self._averages.items():
+            if saved[name].shape != average.shape:
+                raise ValueError(
+                    f"the saved average of {name!r} has shape {tuple(saved[name].shape)}, not the weight's"
+                )
+        for name, average in self._averages.items():
             average.copy_(saved[name])
 
     # The two moments of a step.
@@ -220,7 +228,7 @@ class DynamicSparsifier(Sparsifier):
         if not self._times.due(step):
             return False
         pruning = self._ramp is not None and step <= self._ramp.last
-        return pruning or (self.options.grow is not None and step != self.total_steps)
+        return pruning or self._may_grow(step)
 
     def _unmasked_state(self, name: str) -> Collection[str]:
         return self._moment_keys[name]
@@ -240,25 +248,30 @@ class DynamicSparsifier(Sparsifier):
     @torch.no_grad()
     def _update(self, step: int) -> None:
         if self._ramp and self._ramp.start <= step <= self._ramp.last:
-            self._prune_to(self._ramp.sparsity(step))
-        if self.options.grow is not None and step < (self.total_steps or 0):
-            self._drop_and_grow(self.drop_fraction(step))
+            self._prune_to(self._ramp.sparsity(step), self._growing(step))
+        if self._may_grow(step):
+            self._drop_and_grow(self.drop_fraction(step), self._growing(step))
         self._growth_scores.clear()
         self._with_gradient.clear()
 
-    def _prune_to(self, sparsity: float) -> None:
-        """Bring the kept weights to the budget of a sparsity; a shortfall is regrown by the growth rule."""
-        budget = kept_budget(sparsity, self._shares.total)
-        self._commit(
-            self._pruned_globally(budget) if self._shares.is_global else self._pruned_by_layer(sparsity, budget)
-        )
+    def _prune_to(self, sparsity: float, growing: list[str]) -> None:
+        """Bring the kept weights to the budget of a sparsity; a shortfall is regrown by the growth rule.
 
-    def _pruned_globally(self, budget: int) -> dict[str, Tensor]:
+        Args:
+            sparsity: the scheduled sparsity.
+            growing: layers that may regrow weights.
+        """
+        budget = kept_budget(sparsity, self._shares.total)
+        if self._shares.is_global:
+            self._commit(self._pruned_globally(budget, growing))
+        else:
+            self._commit(self._pruned_by_layer(sparsity, budget, growing))
+
+    def _pruned_globally(self, budget: int, growing: list[str]) -> dict[str, Tensor]:
         kept = topology.count(self.masks)
         total = min(budget, sum(kept.values()))
         score = topology.OnDemand(self.masks, self._score_kept)
         masks = topology.prune_globally(score, total, self.options.min_kept_per_layer)
-        growing = self._growing()
         if budget > total and growing:
             room = sum(self._shares.sizes[name] - kept[name] for name in growing)
             growth_scores = {name: self._score_growth(name) for name in growing}
@@ -269,9 +282,8 @@ class DynamicSparsifier(Sparsifier):
         """Magnitude of a layer's kept weights, -inf for the dropped ones."""
         return scores.magnitude(self.parameters[name]).masked_fill_(~self.masks[name], -torch.inf)
 
-    def _pruned_by_layer(self, sparsity: float, budget: int) -> dict[str, Tensor]:
+    def _pruned_by_layer(self, sparsity: float, budget: int, growing: list[str]) -> dict[str, Tensor]:
         kept = topology.count(self.masks)
-        growing = self._growing()
         ceiling = {name: size if name in growing else kept[name] for name, size in self._shares.sizes.items()}
         target = self._shares.counts(sparsity, min(budget, sum(ceiling.values())), ceiling)
         masks: dict[str, Tensor] = {}
@@ -282,13 +294,16 @@ class DynamicSparsifier(Sparsifier):
                 masks[name] = topology.select_among(scores.magnitude(self.parameters[name]), mask, target[name])
         return masks
 
-    def _growing(self) -> list[str]:
-        """Layers that may regrow weights in this update."""
-        return [name for name in self.parameters if name in self._with_gradient and self.options.grow is not None]
+    def _may_grow(self, step: int) -> bool:
+        """Whether an update after ``step`` steps grows: not at the last step, where new weights could not train."""
+        return self.options.grow is not None and step < (self.total_steps or 0)
 
-    def _drop_and_grow(self, fraction: float) -> None:
+    def _growing(self, step: int) -> list[str]:
+        """Layers that may grow weights in this update: a layer without gradient neither drops nor grows."""
+        return [name for name in self.parameters if name in self._with_gradient and self._may_grow(step)]
+
+    def _drop_and_grow(self, fraction: float, names: list[str]) -> None:
         """Drop in every layer first, then grow as many weights; the counts found are kept."""
-        names = [name for name in self.parameters if name in self._with_gradient]
         kept = {name: int(self.masks[name].count_nonzero()) for name in names}
         masks: dict[str, Tensor] = {}
         dropped: dict[str, int] = {}

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sparsewright.checks import check_bool, check_choice, check_count, check_number, check_sparsity, did_you_mean
+from sparsewright.checks import (
+    check_bool,
+    check_choice,
+    check_count,
+    check_moment,
+    check_number,
+    check_sparsity,
+    did_you_mean,
+)
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "criterion": ("magnitude", "random", "largest"),
@@ -37,6 +45,15 @@ SHARING: Mapping[str, Any] = {
     "last_layer_density": None,
     "dense_first_layer": False,
 }
+# What the options that a method does not take stand at: nothing moves unless a method's table says so.
+_NEUTRAL: Mapping[str, Any] = {
+    **MOVING,
+    **RAMP,
+    "initial_distribution": "erk",
+    **SHARING,
+    "criterion": "magnitude",
+    "grow": None,
+}
 _RULES = ("uniform", "er", "erk", "global")
 # What every method takes besides its table.
 COMMON = ("sparsity", "total_steps", "include", "exclude", "seed", "process_group")
@@ -54,10 +71,10 @@ class Options:
         update_replaces_step: on an update step the optimizer does not move (RigL, algorithm 1).
         prune_start, prune_end: moments between which the sparsity rises.
         initial_sparsity: sparsity where the ramp starts.
-        initial_distribution: how the random start masks before a ramp are shared among layers.
+        initial_distribution: how the random start masks before a ramp are shared among layers; a dense start has none.
         drop_fraction: fraction of a layer's kept weights that the first update would drop.
         drop_schedule: its decay over 0..update_end, "cosine", "linear" or "constant".
-        min_drop_fraction: where the decay ends.
+        min_drop_fraction: where the decay ends; a constant drop fraction does not decay.
         drop_rounding: "up" drops ceil(p * n) of a layer's n weights, "down" int(p * n).
         drop: "magnitude"; "set": nearest to zero from each sign; "threshold": magnitude, but only weights below
             ``drop_threshold``.
@@ -73,42 +90,49 @@ class Options:
         criterion: what one-shot pruning removes: the smallest "magnitude", "random" weights, or the "largest".
     """
 
-    update_interval: int = 100
-    update_end: float | int = 1.0
-    update_replaces_step: bool = False
-    prune_start: float | int = 0
-    prune_end: float | int = 0.5
-    initial_sparsity: float = 0.0
-    initial_distribution: str | Mapping[str, float] = "erk"
-    drop_fraction: float = 0.5
-    drop_schedule: str = "cosine"
-    min_drop_fraction: float = 0.005
-    drop_rounding: str = "up"
-    drop: str = "magnitude"
-    drop_threshold: float = 1e-3
-    grow: str | None = None
-    redistribute: str | None = None
-    distribution: str | Mapping[str, float] = "erk"
-    min_kept_per_layer: int = 1
-    last_layer_density: float | None = None
-    dense_first_layer: bool = False
-    criterion: str = "magnitude"
+    update_interval: int
+    update_end: float | int
+    update_replaces_step: bool
+    prune_start: float | int
+    prune_end: float | int
+    initial_sparsity: float
+    initial_distribution: str | Mapping[str, float]
+    drop_fraction: float
+    drop_schedule: str
+    min_drop_fraction: float
+    drop_rounding: str
+    drop: str
+    drop_threshold: float
+    grow: str | None
+    redistribute: str | None
+    distribution: str | Mapping[str, float]
+    min_kept_per_layer: int
+    last_layer_density: float | None
+    dense_first_layer: bool
+    criterion: str
 
     def __post_init__(self) -> None:
-        check_count(self.update_interval, "update_interval")
-        check_count(self.min_kept_per_layer, "min_kept_per_layer", least=0)
-        check_sparsity(self.initial_sparsity, "initial_sparsity")
+        checked: dict[str, Any] = {
+            "update_interval": check_count(self.update_interval, "update_interval"),
+            "min_kept_per_layer": check_count(self.min_kept_per_layer, "min_kept_per_layer", least=0),
+            "initial_sparsity": check_sparsity(self.initial_sparsity, "initial_sparsity"),
+            "drop_fraction": check_number(self.drop_fraction, "drop_fraction", highest=1.0),
+            "min_drop_fraction": check_number(self.min_drop_fraction, "min_drop_fraction", highest=1.0),
+            "drop_threshold": check_number(self.drop_threshold, "drop_threshold"),
+            "distribution": check_distribution(self.distribution, "distribution"),
+            "initial_distribution": check_distribution(self.initial_distribution, "initial_distribution"),
+        }
+        if self.last_layer_density is not None:
+            checked["last_layer_density"] = check_number(self.last_layer_density, "last_layer_density", highest=1.0)
+        for name in ("update_end", "prune_start", "prune_end"):
+            checked[name] = check_moment(getattr(self, name), name)
         for name in ("update_replaces_step", "dense_first_layer"):
             check_bool(getattr(self, name), name)
         for name, choices in _CHOICES.items():
             check_choice(getattr(self, name), name, choices)
-        for name in ("drop_fraction", "min_drop_fraction"):
-            check_number(getattr(self, name), name, highest=1.0)
-        check_number(self.drop_threshold, "drop_threshold")
-        if self.last_layer_density is not None:
-            check_number(self.last_layer_density, "last_layer_density", highest=1.0)
-        check_distribution(self.distribution, "distribution")
-        check_distribution(self.initial_distribution, "initial_distribution")
+        # The checks turn numpy's and other numbers into plain ones, which a saved state must consist of.
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
 
 def resolve_options(method: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Options:
@@ -120,23 +144,36 @@ def resolve_options(method: str, defaults: Mapping[str, Any], given: Mapping[str
     """
     for name in given:
         refuse_unknown(method, name, defaults)
-    merged = {**defaults, **given}
+    merged = {**_NEUTRAL, **defaults, **given}
     if "min_drop_fraction" not in given and "drop_fraction" in given:
         # A small drop_fraction alone is a clear wish; only an explicit minimum above it is a contradiction.
-        check_number(given["drop_fraction"], "drop_fraction", highest=1.0)
-        merged["min_drop_fraction"] = min(merged["min_drop_fraction"], given["drop_fraction"])
+        start = check_number(given["drop_fraction"], "drop_fraction", highest=1.0)
+        merged["min_drop_fraction"] = min(merged["min_drop_fraction"], start)
     options = Options(**merged)
-    if "drop_threshold" in given and options.drop != "threshold":
-        raise ValueError(f"drop_threshold is only used by drop='threshold', and drop is {options.drop!r}")
-    for name in ("last_layer_density", "dense_first_layer"):
-        if options.distribution == "global" and getattr(options, name):
-            raise ValueError(f"{name} needs a distribution that shares the sparsity by layer, not 'global'")
+    _refuse_useless(options, given)
     if options.min_drop_fraction > options.drop_fraction:
         raise ValueError(
             f"min_drop_fraction={options.min_drop_fraction} is above drop_fraction={options.drop_fraction}: the drop "
             "fraction decays from the one to the other"
         )
     return options
+
+
+def _refuse_useless(options: Options, given: Mapping[str, Any]) -> None:
+    """Raise a ValueError for an option that another one leaves without effect."""
+    if "drop_threshold" in given and options.drop != "threshold":
+        raise ValueError(f"drop_threshold is only used by drop='threshold', and drop is {options.drop!r}")
+    if given.get("redistribute") is not None and options.grow is None:
+        raise ValueError(f"redistribute={options.redistribute!r} shares regrown weights, and grow=None regrows none")
+    layer_rules = [rule for rule in _RULES if rule != "global"]
+    if options.distribution in layer_rules:
+        return
+    for name, off in (("last_layer_density", None), ("dense_first_layer", False)):
+        if getattr(options, name) is not off:
+            raise ValueError(
+                f"{name}={getattr(options, name)} needs a distribution by a rule for layers "
+                f"({', '.join(map(repr, layer_rules))}); with {options.distribution!r} set it to {off}"
+            )
 
 
 def refuse_unknown(method: str, name: str, allowed: Mapping[str, Any]) -> None:
@@ -153,15 +190,19 @@ def refuse_unknown(method: str, name: str, allowed: Mapping[str, Any]) -> None:
     raise TypeError(f"{method} {reason} {name!r}{hint} (allowed: {', '.join([*COMMON, *sorted(allowed)])})")
 
 
-def check_distribution(value: Any, option: str) -> None:
-    """Raise a ValueError or TypeError unless the value names a rule or maps patterns to sparsities."""
+def check_distribution(value: Any, option: str) -> str | dict[str, float]:
+    """Return the name of a rule, or a mapping of patterns to sparsities as plain values.
+
+    Raises:
+        ValueError, TypeError: neither of them.
+    """
     if isinstance(value, Mapping):
         if not value:
             raise ValueError(f"{option} is an empty mapping: give glob patterns and their sparsities")
-        for pattern, sparsity in value.items():
-            check_sparsity(sparsity, f"{option}[{pattern!r}]")
-    elif isinstance(value, str) and ":" in value:
+        return {str(pattern): check_sparsity(sparsity, f"{option}[{pattern!r}]") for pattern, sparsity in value.items()}
+    if isinstance(value, str) and ":" in value:
         raise ValueError(f"{option}={value!r}: N:M patterns are not supported yet")
-    elif value not in _RULES:
+    if value not in _RULES:
         allowed = f"{', '.join(map(repr, _RULES))} or a mapping of patterns to sparsities"
         raise ValueError(f"{option} must be one of {allowed}, got {value!r}")
+    return value

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from sparsewright.checks import check_moment
+
 
 def resolve_moment(value: float | int, total_steps: int, option: str) -> int:
     """Steps that a moment stands for: a float is a fraction of the run, an int is a number of steps.
@@ -13,8 +15,7 @@ def resolve_moment(value: float | int, total_steps: int, option: str) -> int:
         TypeError: neither int nor float.
         ValueError: outside the run.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{option} must be a float (fraction of total_steps) or an int (steps), got {value!r}")
+    value = check_moment(value, option)
     if isinstance(value, int):
         if not 0 <= value <= total_steps:
             raise ValueError(f"{option}={value} steps lies outside the run of 0 to {total_steps} steps")

@@ -11,6 +11,8 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 _WRAPPER_PREFIX = re.compile(r"^(?:module\.|_orig_mod\.|_forward_module\.)+")
+# Under weight normalisation and torch's own pruning the weight is computed from the second or third of these.
+_WEIGHT_NAMES = ("weight", "weight_v", "weight_orig")
 _SHARDED_TYPES = {"DTensor", "FlatParameter"}
 
 
@@ -28,6 +30,11 @@ class _Use:
 
     name: str
     module: nn.Module
+
+    @property
+    def local_name(self) -> str:
+        """The parameter's name within its module."""
+        return self.name.rpartition(".")[2]
 
 
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
@@ -62,9 +69,12 @@ def find_scope(
     first name, and only if each of its uses is in scope.
 
     Raises:
+        TypeError: the model is no module, or a pattern no string.
         ValueError: a pattern that matches nothing that could be sparsified, an uninitialised or sharded parameter, an
             empty scope.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     included, excluded = _patterns(include, "include"), _patterns(exclude, "exclude")
     uses = _uses(model)
     all_names = [use.name for group in uses.values() for use in group]
@@ -94,6 +104,8 @@ def find_scope(
 def _patterns(patterns: str | Sequence[str] | None, option: str) -> list[str] | None:
     if patterns is None:
         return None
+    if not isinstance(patterns, (str, Sequence)):
+        raise TypeError(f"{option} takes glob patterns over parameter names (a list of strings), got {patterns!r}")
     result = [patterns] if isinstance(patterns, str) else list(patterns)
     for pattern in result:
         if not isinstance(pattern, str):
@@ -132,6 +144,8 @@ def _reason_against(
         return None if any(fnmatchcase(use.name, p) for p in included) else "matches no include pattern"
     if not isinstance(use.module, (nn.Linear, nn.modules.conv._ConvNd)):
         return f"{type(use.module).__name__} is neither a Linear nor a Conv layer"
+    if use.local_name not in _WEIGHT_NAMES:
+        return "is not the weight of its layer; include it by name to sparsify it"
     if not parameter.requires_grad:
         return "is frozen (requires_grad=False); include it by name to sparsify it"
     return None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsewright import optimizers as optim
-from sparsewright.checks import check_count, check_sparsity
+from sparsewright.checks import check_count, check_seed, check_sparsity
 from sparsewright.distributed import broadcast, resolve_group
 from sparsewright.masks import MaskSet, zero_outside_
 from sparsewright.options import resolve_options
@@ -34,7 +34,8 @@ class Sparsifier:
 
     Args:
         model: the model, wrapped (DDP, ``torch.compile``, ...) or not.
-        optimizer: the optimizer that holds the model's weights, or a list of optimizers that are stepped together.
+        optimizer: the optimizer that holds the model's weights, or a list of optimizers that are stepped together,
+            always in the same order; a gradient scaler must not skip one of them in the very first round.
         sparsity: fraction of zeros among the sparsified weights at the end, in [0, 1).
         total_steps: optimizer steps of the whole run, at least 1; a method that schedules nothing does without.
         include: glob patterns over parameter names that replace the default scope (weights with 2 or more dimensions
@@ -50,7 +51,7 @@ class Sparsifier:
         ValueError, TypeError: an argument is wrong; the message names it and says what is allowed.
     """
 
-    defaults: ClassVar[Mapping[str, Any]] = {}
+    defaults: ClassVar[Mapping[str, Any]]
     needs_total_steps: ClassVar[bool] = True
 
     def __init__(
@@ -66,13 +67,15 @@ class Sparsifier:
         process_group: Any = None,
         **options: Any,
     ) -> None:
+        if not hasattr(type(self), "defaults"):
+            raise TypeError(
+                f"{type(self).__name__} is the base of the methods: use one of them, or sparsewright.create"
+            )
         self.options = resolve_options(type(self).__name__, self.defaults, options)
         self.target_sparsity = check_sparsity(sparsity)
         if total_steps is None and self.needs_total_steps:
             raise TypeError(f"{type(self).__name__} needs total_steps, the optimizer steps of the whole run")
         self.total_steps = None if total_steps is None else check_count(total_steps, "total_steps")
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         self._optimizers = optim.as_optimizers(optimizer)
         for item in self._optimizers:
             if item in _attached:
@@ -84,14 +87,15 @@ class Sparsifier:
         self._left_out = scope.left_out
         self._owner = optim.owners(self._optimizers, self.parameters)
         self._group = resolve_group(process_group)
-        self._generator = torch.Generator().manual_seed(check_count(seed, "seed", least=0))
+        self._generator = torch.Generator().manual_seed(check_seed(seed))
         self._step_count = 0
         self._stepped: list[Optimizer] = []
         self._first_of_round: Optimizer | None = None
         self.topology_version = 0
         self._handles: list[Any] = []
+        self._finalized = False
         self._prepare()
-        self.masks = MaskSet(self._start_masks())
+        self.masks = MaskSet({name: self._laid_out(name, mask) for name, mask in self._start_masks().items()})
         self._apply_start()
         self._attach()
 
@@ -167,7 +171,7 @@ class Sparsifier:
 
         Called before the schedule has ended it warns and keeps the current masks. A second call does nothing.
         """
-        if not self._handles:
+        if self._finalized:
             return
         if not self.finished:
             warnings.warn(
@@ -177,6 +181,7 @@ class Sparsifier:
             )
         self._hold_masks(self.parameters)
         self.detach()
+        self._finalized = True
 
     def detach(self) -> None:
         """Remove the hooks and change nothing else; the masks no longer hold."""
@@ -209,25 +214,27 @@ class Sparsifier:
         Raises:
             ValueError: a state of another method, other settings or other shapes; the difference is named.
         """
-        self._check_state(state)
-        masks = MaskSet.from_state_dict(state["masks"])
-        for name, mask in masks.items():
-            if mask.shape != self.parameters[name].shape:
-                raise ValueError(f"the saved mask of {name!r} has shape {tuple(mask.shape)}, not the weight's")
+        if not self._handles:
+            raise ValueError("this sparsifier is detached and cannot hold masks any more: make a new one to resume")
+        masks = self._check_state(state)
+        generator = _restored_generator(state["random_state"])
         self._load_extra_state(state)
-        self._generator.set_state(state["random_state"].cpu())
+        self._generator = generator
         self._step_count = int(state["step_count"])
         self._stepped.clear()
         if set(masks) == set(self.masks):
             for name, mask in masks.items():
                 self.masks[name].copy_(mask)
         else:
-            self.masks = MaskSet({name: mask.to(self.parameters[name].device) for name, mask in masks.items()})
+            self.masks = MaskSet({name: self._laid_out(name, mask) for name, mask in masks.items()})
         self.topology_version += 1
         for name, mask in self.masks.items():
             zero_outside_(self.parameters[name], mask)
 
-    def _check_state(self, state: Mapping[str, Any]) -> None:
+    def _check_state(self, state: Mapping[str, Any]) -> MaskSet:
+        """Refuse a state that does not fit; returns its masks."""
+        if not isinstance(state, Mapping):
+            raise ValueError(f"this is not a sparsifier's state: {type(state).__name__}")
         missing = {"format", "method", "settings", "shapes", "step_count", "masks", "random_state"} - set(state)
         if missing:
             raise ValueError(f"this is not a sparsifier's state: {', '.join(sorted(missing))} missing")
@@ -238,9 +245,18 @@ class Sparsifier:
         shapes = {name: list(parameter.shape) for name, parameter in self.parameters.items()}
         _refuse_difference("layers in scope", state["shapes"], shapes)
         _refuse_difference("settings", state["settings"], self._settings())
-        unknown = set(state["masks"]) - set(shapes)
-        if unknown:
-            raise ValueError(f"the state has masks of {', '.join(sorted(unknown))}, which are not in scope")
+        masks = MaskSet.from_state_dict(state["masks"])
+        _refuse_difference("masks", {name: list(mask.shape) for name, mask in masks.items()}, self._mask_shapes(masks))
+        return masks
+
+    def _mask_shapes(self, saved: MaskSet) -> dict[str, list[int]]:
+        """Shapes that the saved masks must have: all layers', unless the method is without masks until it prunes."""
+        names = self.parameters if self.masks or saved else ()
+        return {name: list(self.parameters[name].shape) for name in names}
+
+    def _laid_out(self, name: str, mask: Tensor) -> Tensor:
+        """A mask on its weight's device and in its memory format, where applying it is several times faster."""
+        return torch.empty_like(self.parameters[name], dtype=torch.bool).copy_(mask)
 
     # Inside optimizer.step().
 
@@ -336,6 +352,13 @@ def _refuse_difference(what: str, saved: Mapping[str, Any], here: Mapping[str, A
                 f"the state does not fit this sparsifier: {what} differ at {key!r}: "
                 f"saved {saved.get(key, 'none')!r}, here {here.get(key, 'none')!r}"
             )
+
+
+def _restored_generator(state: Any) -> torch.Generator:
+    try:
+        return torch.Generator().set_state(state.cpu())
+    except (AttributeError, RuntimeError, TypeError) as error:
+        raise ValueError(f"the saved random state is damaged: {error}") from error
 
 
 def _same(first: Any, second: Any) -> bool:

@@ -46,7 +46,7 @@ class MethodInfo:
     @property
     def options(self) -> dict[str, Any]:
         """Every option besides the common ones, with its default under this name."""
-        return {**getattr(self.cls, "defaults", {}), **self.extra, **self.preset}
+        return {**self.cls.defaults, **self.extra, **self.preset}
 
 
 _METHODS = (

@@ -54,6 +54,8 @@ class Static(Sparsifier):
         if sparsity is None:
             if masks is None:
                 raise ValueError("Static needs a sparsity for random masks, or masks")
+            if masks.kept() == 0:
+                raise ValueError("the given masks keep no weight at all")
             sparsity = masks.sparsity()
         super().__init__(model, optimizer, sparsity=sparsity, total_steps=total_steps, **others)
 
