@@ -79,6 +79,8 @@ def test_without_a_command_the_help_is_shown() -> None:
         (["train", "digits/lenet300", "method=granet", "sparsity=1.5"], ["sparsity"]),
         (["train", "digits/lenet300", "method.name"], ["method.name", "key=value"]),
         (["train", "digits/lenet300", "--device", "tpu"], ["tpu", "cpu", "cuda"]),
+        (["train", "digits/lenet300", "--seed", str(2**63)], ["seed", "2**63"]),
+        (["train", "digits/lenet300", "extends=mnist/lenet5"], ["extends", "recipe file", "mnist/lenet5"]),
         (["train", "digits/lenet300", "--devices", "0"], ["--devices"]),
         (["list", "model"], ["methods", "models", "datasets", "recipes"]),
         (["inspect", "no/such/run"], ["no/such/run"]),
@@ -101,6 +103,26 @@ def test_absent_data_without_download_is_bad_input(tmp_path: Path) -> None:
         "train", "mnist/lenet300", "--out", tmp_path / "run", "--data-dir", tmp_path / "none", "--no-download"
     )
     assert_one_sentence(result, 2, str(tmp_path / "none"))
+
+
+def test_a_failed_start_leaves_the_users_files(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    (mine / "tensorboard").mkdir(parents=True)
+    for name in ("tensorboard/events", "metrics.jsonl", "run.json", "model.safetensors"):
+        (mine / name).write_text(f"my own {name}")
+    before = {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()}
+    result = invoke("train", "mnist/lenet300", "--no-download", "--data-dir", tmp_path / "none", "--out", mine)
+    assert_one_sentence(result, 2, str(mine), "model.safetensors", "metrics.jsonl", "tensorboard", "--out")
+    assert {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()} == before
+
+
+def test_a_test_loss_that_is_no_number_is_a_failure(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = invoke(
+        "train", "digits/lenet300", "duration=1it", "optimizer.lr=1e30", "--out", out, "--device", "cpu", "--quiet"
+    )
+    assert_one_sentence(result, 1, "training diverged", "test loss", "optimizer.lr", "gradient_clip=1")
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -159,14 +181,16 @@ def test_inspect_counts_zeros_and_flops(tiny_run: Path) -> None:
         content = json.loads(result.stdout)
         totals = content["totals"]
         assert totals["weights"] == WEIGHTS
-        assert totals["kept"] <= round(0.1 * WEIGHTS)
+        assert totals["nonzero"] <= round(0.1 * WEIGHTS)
         assert totals["flops_dense"] == 2 * WEIGHTS
-        assert totals["flops_sparse"] == pytest.approx(2 * totals["kept"])
+        assert totals["flops_sparse"] == pytest.approx(2 * totals["nonzero"])
         assert sum(layer["flops_share"] for layer in content["layers"]) == pytest.approx(1)
         assert [layer["shape"] for layer in content["layers"]] == [[300, 64], [100, 300], [10, 100]]
     table = invoke("inspect", tiny_run).stdout
+    assert "non-zero" in table.splitlines()[0]
+    assert "kept" not in table
     assert "300 x 64" in table
-    assert f"{totals['kept']:,}" in table.splitlines()[-1]
+    assert f"{totals['nonzero']:,}" in table.splitlines()[-1]
 
 
 def test_log_shows_the_last_lines(tiny_run: Path) -> None:
@@ -204,6 +228,13 @@ def test_eval_agrees_with_the_summary(tiny_run: Path) -> None:
     shown = invoke("eval", tiny_run, "--device", "cpu").stdout
     assert f"{summary['test_accuracy']:.2f} %" in shown
     assert f"{100 * result['sparsity']:.2f} %" in shown
+
+
+def test_eval_takes_the_precision_of_the_training_unless_told(tiny_run: Path) -> None:
+    def precision(*arguments: object) -> str:
+        return json.loads(invoke("eval", tiny_run, "--device", "cpu", "--json", *arguments).stdout)["precision"]
+
+    assert (precision(), precision("--precision", "bf16")) == ("32", "bf16")
 
 
 def test_a_damaged_model_file_is_refused(tiny_run: Path, tmp_path: Path) -> None:

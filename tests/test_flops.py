@@ -151,7 +151,7 @@ def test_table_counts_zeros_and_shares() -> None:
         model[0].weight[:3] = 0
         model[1].weight.fill_(1.0)
     rows = layer_table(model, torch.zeros(1, 4))
-    assert [(row.name, row.shape, row.weights, row.kept) for row in rows] == [
+    assert [(row.name, row.shape, row.weights, row.nonzero) for row in rows] == [
         ("0.weight", (5, 4), 20, 8),
         ("1.weight", (2, 5), 10, 10),
     ]
@@ -159,7 +159,7 @@ def test_table_counts_zeros_and_shares() -> None:
     assert (rows[0].flops_dense, rows[0].flops_sparse) == (40, pytest.approx(16))
     assert rows[0].flops_share == pytest.approx(16 / 36)
     totals = table_totals(rows)
-    assert (totals.weights, totals.kept, totals.flops_dense) == (30, 18, 60)
+    assert (totals.weights, totals.nonzero, totals.flops_dense) == (30, 18, 60)
     assert totals.flops_sparse == pytest.approx(36)
     assert totals.flops_share == pytest.approx(1)
 

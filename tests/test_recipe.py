@@ -13,6 +13,7 @@ from sparsewright.models import create_model
 from sparsewright.training import Duration, RecipeError, list_recipes, load_recipe
 from sparsewright.training.lr_schedule import LearningRate
 from sparsewright.training.optimizers import build_optimizer
+from sparsewright.training.recipe_files import parse_yaml
 
 SHIPPED = [
     "cifar10/resnet20",
@@ -91,6 +92,14 @@ def test_imagenet_recipe_has_the_settings_of_the_granet_authors() -> None:
     )
 
 
+def test_presets_are_kept_but_where_a_recipe_has_method_defaults() -> None:
+    def interval(name: str) -> int | None:
+        recipe = load_recipe(name, ["method=rigl", "sparsity=0.8"])
+        return recipe.method_options(recipe.resolved_stages()[0]).get("update_interval")
+
+    assert [interval(name) for name in ("cifar10/resnet50", "imagenet/resnet50")] == [None, 4000]
+
+
 def test_method_defaults_reach_only_methods_that_have_the_option() -> None:
     static = load_recipe("mnist/lenet300", ["method=static", "sparsity=0.9"])
     assert "update_interval" not in static.method_options(static.resolved_stages()[0])
@@ -137,6 +146,16 @@ stages:
     assert stages[1].sparsity == 0.8
     optimizer = stages[2].optimizer.model_dump()
     assert (optimizer["lr"], optimizer["momentum"], stages[2].gradient_clip) == (0.01, 0.9, None)
+
+
+def test_a_stage_takes_the_short_form_of_a_section(tmp_path: Path) -> None:
+    short = "stages: [{method: granet, optimizer: adam, schedule: cosine, sparsity: 0.8}]\n"
+    long = "stages: [{method: {name: granet}, optimizer: {name: adam}, schedule: {name: cosine}, sparsity: 0.8}]\n"
+    recipe = load_recipe(write(tmp_path, MINIMAL + short))
+    (stage,) = recipe.resolved_stages()
+    assert (stage.method.name, stage.optimizer.name, stage.schedule.name) == ("granet", "adam", "cosine")
+    spelled_out = load_recipe(write(tmp_path, MINIMAL + long))
+    assert (recipe, recipe.digest()) == (spelled_out, spelled_out.digest())
 
 
 def test_extends_by_name_and_by_path(tmp_path: Path) -> None:
@@ -189,6 +208,14 @@ def test_the_digest_tells_settings_and_seeds_apart_but_not_spellings() -> None:
         (["stages=[{kind: prune, duration: 2ep}]", "sparsity=0.5"], ["duration", "prune"]),
         (["stages=[{kind: train, optimizer: {lrr: 1}}]"], ["stages.0", "'optimizer.lrr'", "'lr'"]),
         (["stages=[]"], ["stages", "at least one"]),
+        (["stages=[{sparsity: 0.9}]"], ["stages.0", "sparsity=0.9", "dense", "method="]),
+        (
+            ["stages=[{method: set, sparsity: 0.5}, {method: dense, sparsity: 0.7}]"],
+            ["stages.1", "sparsity=0.7", "dense"],
+        ),
+        (["stages=[{method: grantt, sparsity: 0.9}]"], ["stages.0", "'grantt'", "'granet'"]),
+        (["stages=[{kind: train, kind: prune}]"], ["'kind'", "twice"]),
+        (["extends=cifar10/resnet50"], ["extends", "recipe file", "no override"]),
         (["duration.x=3"], ["duration.x", "no keys"]),
         (["lr"], ["key=value", "'lr'"]),
         (["optimizer.lr=[1"], ["YAML"]),
@@ -203,6 +230,11 @@ def test_a_wrong_recipe_is_one_clear_sentence(overrides: list[str], parts: list[
         assert part in message, message
 
 
+def test_yaml_merge_keys_may_be_overridden() -> None:
+    text = "base: &base {lr: 0.1, momentum: 0.9}\nmine: {<<: *base, lr: 0.2}\n"
+    assert parse_yaml(text)["mine"] == {"lr": 0.2, "momentum": 0.9}
+
+
 def test_a_missing_recipe_names_the_nearest_one() -> None:
     with pytest.raises(RecipeError, match=r"'cifar10/resnet5'.*did you mean 'cifar10/resnet50'"):
         load_recipe("cifar10/resnet5")
@@ -214,6 +246,8 @@ def test_a_missing_recipe_names_the_nearest_one() -> None:
         ("- a\n- b\n", "must be a mapping"),
         ("data: [unclosed\n", "not valid YAML"),
         ("extends: mine.yaml\n", "extends itself"),
+        (MINIMAL + "duration: 3ep\n", r"mine\.yaml is not valid YAML: the key 'duration' is there twice in line 4"),
+        (MINIMAL + "optimizer:\n  lr: 0.1\n  momentum: 0.9\n  lr: 0.2\n", "key 'lr' is there twice in line 7"),
         ("extends: nowhere/none\n", "there is no recipe 'nowhere/none'"),
         ("model: {name: lenet300}\nduration: 1ep\n", "data is missing"),
         ("extends: digits/lenet300\nexclude: 3\n", "unknown key 'exclude'"),

@@ -19,11 +19,15 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
+import yaml
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import sparsewright as sw
 from sparsewright.analysis.flops import layer_flops
+from sparsewright.models import create_model
 from sparsewright.training import (
     CheckpointError,
     RunFolderError,
@@ -37,7 +41,7 @@ from sparsewright.training import (
 )
 from sparsewright.training.checkpoint import load_checkpoint, save_checkpoint
 from sparsewright.training.folder import default_folder
-from sparsewright.training.loop import Trainer
+from sparsewright.training.loop import RunningResult, Trainer
 from sparsewright.training.weights import load_weights, save_weights
 
 METHODS = [info.name for info in sw.list_methods()]
@@ -251,6 +255,56 @@ def test_the_default_folder_is_named_by_recipe_settings_and_seed(
     assert default_folder(recipe, 1) != default_folder(recipe, 0)
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["model.safetensors", "metrics.jsonl", "tensorboard/events", "run.json"])
+def test_a_folder_with_files_of_no_run_is_refused_and_left_alone(tmp_path: Path, name: str, resume: bool) -> None:
+    path = tmp_path / "mine" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(RunFolderError, match=rf"mine holds {name.split('/')[0]}, which a new run would overwrite"):
+        run(tmp_path / "mine", "duration=3it", resume=resume)
+    assert contents(tmp_path / "mine") == {name: b"mine"}
+
+
+def test_a_failed_start_takes_away_only_what_it_wrote(tmp_path: Path) -> None:
+    for existing in ("empty", "full"):
+        (tmp_path / existing).mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    for folder in ("empty", "full", "new"):
+        with pytest.raises(TrainingError):
+            run(tmp_path / folder, "optimizer.lr=1e30")
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "full"}
+    assert contents(tmp_path) == {"full/notes.txt": b"mine"}
+
+
+def test_a_start_that_was_killed_at_once_can_be_started_again(tmp_path: Path) -> None:
+    run(tmp_path / "first", "duration=3it")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_bytes((tmp_path / "first" / "run.json").read_bytes())
+    run(tmp_path / "run", "duration=3it")
+    assert checksum(tmp_path / "run") == checksum(tmp_path / "first")
+
+
+def test_a_resume_that_fails_takes_nothing_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with killed_at_step(monkeypatch, 5):
+        run(tmp_path / "run")
+    before = set(contents(tmp_path / "run"))
+
+    def failing(*_: object) -> None:
+        raise RuntimeError("no memory left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", failing)
+        with pytest.raises(RuntimeError, match="no memory left"):
+            run(tmp_path / "run", resume=True)
+    assert set(contents(tmp_path / "run")) >= before
+    assert run(tmp_path / "run", resume=True)["epochs"] == 4
+
+
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty"])
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     with killed_at_step(monkeypatch, 40):
@@ -333,12 +387,18 @@ def test_divergence_is_told(tmp_path: Path) -> None:
         run(tmp_path / "run", "optimizer.lr=1e30")
 
 
+def test_divergence_that_only_the_test_images_show_is_told(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"diverged: the test loss after epoch 1 .*optimizer\.lr"):
+        run(tmp_path / "run", "optimizer.lr=1e30", "duration=1it")
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         ({"precision": "16"}, "precision must be one of 32, bf16"),
         ({"devices": 0}, "devices must be a whole number of at least 1"),
-        ({"seed": -1}, "seed must be a whole number of at least 0"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"seed": 2**63}, r"seed must be below 2\*\*63"),
     ],
 )
 def test_bad_arguments_are_refused(tmp_path: Path, arguments: dict[str, Any], expected: str) -> None:
@@ -383,6 +443,47 @@ def test_bf16_trains_and_saves_float32(tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in load_file(tmp_path / "run" / "model.safetensors").values()} == {torch.float32}
 
 
+def test_a_bf16_run_is_evaluated_in_bf16(tmp_path: Path) -> None:
+    summary = run(tmp_path / "run", "method=set", "sparsity=0.9", precision="bf16")
+    again = evaluate(tmp_path / "run", device="cpu")
+    assert (again["precision"], again["loss"]) == ("bf16", summary["test_loss"])
+    assert evaluate(tmp_path / "run", device="cpu", precision="32")["loss"] != summary["test_loss"]
+    (tmp_path / "run" / "run.json").unlink()
+    assert evaluate(tmp_path / "run", device="cpu")["precision"] == "32"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["torchvision:squeezenet1_1@DEFAULT", "torchvision:googlenet@DEFAULT", "timm:resnet10t@pretrained"],
+)
+def test_a_run_from_pretrained_weights_is_loaded_without_fetching_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    import timm.models._builder
+
+    def fetched(*_: object, **__: object) -> None:
+        raise AssertionError("fetched pretrained weights")
+
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", fetched)
+    monkeypatch.setattr(timm.models._builder, "load_pretrained", fetched)
+    facts = {"num_classes": 7, "in_channels": 3, "image_size": 32}
+    trained = create_model(name, **facts, seed=1, load_weights=False)
+    save_weights(tmp_path / "model.safetensors", trained, facts)
+    recipe = load_recipe("cifar10/resnet20", [f"model={name}"])
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.resolved()))
+    loaded = load_run(tmp_path).model
+    for key, tensor in trained.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], tensor), key
+    if "googlenet" in name:
+        assert loaded.transform_input is True, "what the pretrained network does to its input"
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_model_refuses_a_seed_out_of_range(seed: int) -> None:
+    with pytest.raises(ValueError, match="seed must be"):
+        create_model("lenet300", num_classes=10, seed=seed)
+
+
 def test_label_smoothing_and_clipping_change_training(tmp_path: Path) -> None:
     sums = set()
     for name, change in (("a", "label_smoothing=0"), ("b", "label_smoothing=0.1"), ("c", "gradient_clip=0.01")):
@@ -414,6 +515,60 @@ def test_without_a_terminal_there_is_one_line_per_epoch(tmp_path: Path, capsys: 
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert all(word in lines[0] for word in ("digits/lenet300", "1/4", "loss", "accuracy", "sparsity 0.8", "images/s"))
+
+
+def test_metrics_tolerate_a_damaged_last_line_only(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
+    assert read_metrics(tmp_path) == [{"epoch": 1}, {"epoch": 2}]
+    for damaged in ('{"epo', "2", ""):
+        path.write_text(f'{{"epoch": 1}}\n{damaged}\n{{"epoch": 3}}\n')
+        with pytest.raises(ValueError, match=r"line 2 of .*metrics\.jsonl is damaged"):
+            read_metrics(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no run folder"):
+        read_metrics(tmp_path / "nowhere")
+
+
+def batch_result(device: str) -> tuple[RunningResult, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    logits = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0]], device=device)
+    labels = torch.tensor([0, 1, 1], device=device)
+    return RunningResult(torch.device(device)), (torch.tensor(0.5, device=device), logits, labels)
+
+
+class HostTraffic(TorchDispatchMode):
+    """Notes what a GPU would wait for: tensors made of Python values, and values read from tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.name() in ("aten::lift_fresh", "aten::_local_scalar_dense"):
+            self.seen.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_counting_a_batch_does_not_wait_for_the_device() -> None:
+    running, batch = batch_result("cpu")
+    with HostTraffic() as traffic:
+        running.add(*batch)
+        running.add(*batch)
+    assert traffic.seen == []
+    result = running.local()
+    assert (result.loss, result.images) == (0.5, 6)
+    assert result.accuracy == pytest.approx(200 / 3)
+
+
+@pytest.mark.gpu
+def test_counting_a_batch_does_not_wait_for_cuda() -> None:
+    running, batch = batch_result("cuda")
+    running.add(*batch)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        running.add(*batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert (running.local().loss, running.local().images) == (0.5, 6)
 
 
 SCRIPT = """

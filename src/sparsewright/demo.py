@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from sparsewright.training import Recipe, load_recipe, train
-from sparsewright.training.method_options import nearest
+from sparsewright.training.suggestions import nearest
 
 RECIPE = "digits/lenet300"
 SPARSITIES = (0.9, 0.98)

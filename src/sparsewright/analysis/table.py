@@ -20,7 +20,7 @@ class LayerRow:
         name: parameter name in the unwrapped model.
         shape: shape of the weight; empty for a row of totals.
         weights: number of weights.
-        kept: number of weights that are not exactly zero.
+        nonzero: number of weights that are not exactly zero.
         sparsity: fraction of exact zeros, in [0, 1].
         flops_dense: forward FLOPs per sample if no weight were zero; None without an example input.
         flops_sparse: the same at the layer's density.
@@ -30,7 +30,7 @@ class LayerRow:
     name: str
     shape: tuple[int, ...]
     weights: int
-    kept: int
+    nonzero: int
     sparsity: float
     flops_dense: int | None = None
     flops_sparse: float | None = None
@@ -48,17 +48,17 @@ def layer_table(model: nn.Module, example_input: Tensor | Sequence[Tensor] | Non
         TypeError, ValueError: an unusable example, as in :func:`sparsewright.analysis.layer_flops`.
     """
     weights = {name: weight for name, _, _, weight in layer_weights(model)}
-    kept = {name: int(torch.count_nonzero(weight)) for name, weight in weights.items()}
+    nonzero = {name: int(torch.count_nonzero(weight)) for name, weight in weights.items()}
     flops = layer_flops(model, example_input) if example_input is not None else None
-    sparse = {} if flops is None else {name: flops[name] * kept[name] / weights[name].numel() for name in weights}
+    sparse = {} if flops is None else {name: flops[name] * nonzero[name] / weights[name].numel() for name in weights}
     total = sum(sparse.values())
     return [
         LayerRow(
             name=name,
             shape=tuple(weight.shape),
             weights=weight.numel(),
-            kept=kept[name],
-            sparsity=1 - kept[name] / weight.numel(),
+            nonzero=nonzero[name],
+            sparsity=1 - nonzero[name] / weight.numel(),
             flops_dense=None if flops is None else flops[name],
             flops_sparse=sparse.get(name),
             flops_share=None if flops is None else (sparse[name] / total if total else 0.0),
@@ -75,14 +75,14 @@ def table_totals(rows: Sequence[LayerRow], name: str = "total") -> LayerRow:
     """
     if not rows:
         raise ValueError("no layers to add up: the model has no Linear, convolution or attention weights")
-    weights, kept = sum(row.weights for row in rows), sum(row.kept for row in rows)
+    weights, nonzero = sum(row.weights for row in rows), sum(row.nonzero for row in rows)
     with_flops = all(row.flops_dense is not None for row in rows)
     return LayerRow(
         name=name,
         shape=(),
         weights=weights,
-        kept=kept,
-        sparsity=1 - kept / weights,
+        nonzero=nonzero,
+        sparsity=1 - nonzero / weights,
         flops_dense=sum(row.flops_dense or 0 for row in rows) if with_flops else None,
         flops_sparse=sum(row.flops_sparse or 0.0 for row in rows) if with_flops else None,
         flops_share=sum(row.flops_share or 0.0 for row in rows) if with_flops else None,

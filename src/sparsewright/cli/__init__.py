@@ -133,6 +133,10 @@ def evaluate(
     target: Target,
     data_dir: DataDir = Path("data"),
     device: DeviceOption = Device.auto,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="Arithmetic of the forward pass.", show_default="that of the training"),
+    ] = None,
     download: Download = True,
     as_json: AsJson = False,
 ) -> None:
@@ -142,11 +146,13 @@ def evaluate(
     Examples:
       sparsewright eval runs/first
       sparsewright eval runs/first/model.safetensors --json
+      sparsewright eval runs/first --precision 32
     """
     from sparsewright.cli import tables
     from sparsewright.training import evaluate as run
 
-    result = run(target, data_dir=data_dir, device=device.value, download=download)
+    chosen = precision.value if precision is not None else None
+    result = run(target, data_dir=data_dir, device=device.value, precision=chosen, download=download)
     if as_json:
         tables.print_json(result)
     else:
@@ -155,10 +161,10 @@ def evaluate(
 
 @app.command()
 def inspect(target: Target, as_json: AsJson = False) -> None:
-    """Layer by layer: shape, kept weights, sparsity and share of the inference FLOPs; then the totals.
+    """Layer by layer: shape, non-zero weights, sparsity and share of the inference FLOPs; then the totals.
 
-    Kept weights are those that are not exactly zero in the saved file. FLOPs are per sample, two for each
-    multiply-accumulate; a layer's share is of the FLOPs that the zeros leave.
+    Zeros are counted in the saved file; a weight that the mask keeps can be zero too. FLOPs are per sample, two for
+    each multiply-accumulate; a layer's share is of the FLOPs that the zeros leave.
 
     \b
     Examples:
@@ -197,10 +203,10 @@ def log(
       sparsewright log runs/*
     """
     from sparsewright.cli import tables
-    from sparsewright.cli.log import columns_of, last_metrics
+    from sparsewright.training import read_metrics
 
     count = last or (10 if len(runs) == 1 else 1)
-    metrics = {run: last_metrics(run, count) for run in dict.fromkeys(runs)}
+    metrics = {run: read_metrics(run)[-count:] for run in dict.fromkeys(runs)}
     lines: list[dict[str, Any]] = [
         {"run": str(run)} | line for run, last_lines in metrics.items() for line in last_lines
     ]
@@ -211,7 +217,7 @@ def log(
         return
     if not lines:
         return
-    columns = columns_of(lines)
+    columns = tables.columns_of(lines)
     if len(runs) == 1:
         columns.remove("run")
     numbers = [name for name in columns if not any(isinstance(line.get(name), str) for line in lines)]

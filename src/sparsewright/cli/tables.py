@@ -53,7 +53,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right:
 
 def print_layers(rows: Sequence[LayerRow]) -> None:
     """One line per layer and one of totals; FLOPs where they are known."""
-    columns = ["layer", "shape", "weights", "kept", "sparsity", "FLOPs dense", "FLOPs sparse", "share of FLOPs"]
+    columns = ["layer", "shape", "weights", "non-zero", "sparsity", "FLOPs dense", "FLOPs sparse", "share of FLOPs"]
     with_flops = all(row.flops_sparse is not None for row in rows)
     shown = columns if with_flops else columns[:5]
     cells = [_layer_cells(row)[: len(shown)] for row in [*rows, table_totals(rows)]]
@@ -107,6 +107,13 @@ def metric_cells(line: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
     return [_metric(column, line.get(column)) for column in columns]
 
 
+def columns_of(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Every key of some metrics with a plain value, in the order in which the lines bring them."""
+    return list(
+        dict.fromkeys(key for line in lines for key, value in line.items() if not isinstance(value, (dict, list)))
+    )
+
+
 def percent(fraction: float) -> str:
     """A fraction in per cent, with as many digits as tell 99.9 % from 99.95 %."""
     return f"{100 * fraction:.2f} %"
@@ -133,7 +140,7 @@ def _layer_cells(row: LayerRow) -> list[str]:
         row.name,
         " x ".join(str(size) for size in row.shape),
         f"{row.weights:,}",
-        f"{row.kept:,}",
+        f"{row.nonzero:,}",
         percent(row.sparsity),
     ]
     if row.flops_dense is not None and row.flops_sparse is not None and row.flops_share is not None:

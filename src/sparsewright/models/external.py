@@ -56,7 +56,9 @@ def replace_head(model: nn.Module, outputs: int, num_classes: int) -> None:
     setattr(model.get_submodule(parent), child, new)
 
 
-def torchvision_model(text: str, num_classes: int, in_channels: int, image_size: int, **options: Any) -> nn.Module:
+def torchvision_model(
+    text: str, num_classes: int, in_channels: int, image_size: int, *, load_weights: bool = True, **options: Any
+) -> nn.Module:
     """A classifier of torchvision, `NAME` or `NAME@WEIGHTS`.
 
     With weights, the network is loaded whole and its last layer is replaced if it has another number of classes.
@@ -66,6 +68,7 @@ def torchvision_model(text: str, num_classes: int, in_channels: int, image_size:
         num_classes: outputs.
         in_channels: must be 3.
         image_size: told to vision transformers, whose position embedding depends on it; free for the others.
+        load_weights: False leaves the network of `NAME@WEIGHTS` as it is initialised.
         **options: passed to torchvision's builder.
 
     Raises:
@@ -83,14 +86,14 @@ def torchvision_model(text: str, num_classes: int, in_channels: int, image_size:
     if name.startswith("vit_"):
         options.setdefault("image_size", image_size)
     if "@" in text:
-        return _with_weights(models, name, weights_name, num_classes, options)
+        return _with_weights(models, name, weights_name, num_classes, load_weights, options)
     if name in WITH_AUXILIARY_OUTPUTS:
         options = {"aux_logits": False, "init_weights": True, **options}
     return models.get_model(name, weights=None, num_classes=num_classes, **options)
 
 
 def _with_weights(
-    models: ModuleType, name: str, weights_name: str, num_classes: int, options: dict[str, Any]
+    models: ModuleType, name: str, weights_name: str, num_classes: int, load_weights: bool, options: dict[str, Any]
 ) -> nn.Module:
     choices = models.get_model_weights(name)
     if weights_name not in choices.__members__:
@@ -102,11 +105,12 @@ def _with_weights(
     if name in WITH_AUXILIARY_OUTPUTS:
         options = {"aux_logits": True, "init_weights": False, "transform_input": True, **options}
     model = models.get_model(name, weights=None, num_classes=classes, **options)
-    try:
-        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except OSError as error:
-        raise OSError(f"the weights of torchvision:{name}@{weights_name} could not be loaded: {error}") from error
-    model.load_state_dict(state)
+    if load_weights:
+        try:
+            state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        except OSError as error:
+            raise OSError(f"the weights of torchvision:{name}@{weights_name} could not be loaded: {error}") from error
+        model.load_state_dict(state)
     if name in WITH_AUXILIARY_OUTPUTS:
         _drop_auxiliary_outputs(model)
     if classes != num_classes:
@@ -120,7 +124,9 @@ def _drop_auxiliary_outputs(model: nn.Module) -> None:
             setattr(model, attribute, value)
 
 
-def timm_model(text: str, num_classes: int, in_channels: int, image_size: int, **options: Any) -> nn.Module:
+def timm_model(
+    text: str, num_classes: int, in_channels: int, image_size: int, *, load_weights: bool = True, **options: Any
+) -> nn.Module:
     """A network of timm, `NAME` or `NAME@pretrained`; NAME may carry timm's tag (`resnet50.a1_in1k`).
 
     Args:
@@ -128,6 +134,7 @@ def timm_model(text: str, num_classes: int, in_channels: int, image_size: int, *
         num_classes: outputs; timm replaces the head of pretrained weights where the number differs.
         in_channels: image channels; timm adapts the first layer of pretrained weights.
         image_size: told to the networks that are built for one size; free for the others.
+        load_weights: False leaves the network as it is initialised, whatever the name and the options say.
         **options: passed to `timm.create_model`.
 
     Raises:
@@ -145,7 +152,9 @@ def timm_model(text: str, num_classes: int, in_channels: int, image_size: int, *
         options.setdefault("img_size", image_size)
     pretrained = word == "pretrained"
     arguments = {"pretrained": pretrained, "num_classes": num_classes, "in_chans": in_channels, **options}
-    if not pretrained:
+    if not load_weights:
+        arguments |= {"pretrained": False, "checkpoint_path": ""}
+    if not arguments["pretrained"]:
         return timm.create_model(name, **arguments)
     try:
         return timm.create_model(name, **arguments)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparsewright.checks import did_you_mean
+from sparsewright.checks import check_seed, did_you_mean
 from sparsewright.models.external import timm_model, torchvision_model
 from sparsewright.models.lenet import lenet5, lenet300, mlp
 from sparsewright.models.resnet_cifar import cifar_resnet, resnet50_cifar
@@ -116,6 +116,7 @@ def create_model(
     in_channels: int = 3,
     image_size: int = 32,
     seed: int | None = None,
+    load_weights: bool = True,
     **options: Any,
 ) -> nn.Module:
     """Build a network on the CPU.
@@ -126,7 +127,9 @@ def create_model(
         in_channels: channels of the images.
         image_size: height and width of the images in pixels.
         seed: makes the initial weights a function of the seed alone and leaves the global random state as it was;
-            None draws them from the global state.
+            in [0, 2**63); None draws them from the global state.
+        load_weights: whether the weights in a name such as `torchvision:resnet50@DEFAULT` are fetched; False builds the
+            same network with fresh ones, for a caller who fills in others.
         **options: of the network, such as `dropout` of the wide ResNets; torchvision's and timm's own.
 
     Returns:
@@ -134,7 +137,7 @@ def create_model(
 
     Raises:
         ValueError: on an unknown name (the nearest one is named) or a number out of range.
-        TypeError: on an unknown option.
+        TypeError: on an unknown option, or a seed that is no whole number.
         ImportError: if the name needs a package that is absent (the extra to install is named).
     """
     builder = _find(name)
@@ -142,9 +145,12 @@ def create_model(
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{label} must be a positive integer, not {value!r}")
     _check_options(name, builder, options)
+    if not load_weights and "load_weights" in inspect.signature(builder).parameters:
+        options = {**options, "load_weights": False}
     build = partial(builder, num_classes=num_classes, in_channels=in_channels, image_size=image_size, **options)
     if seed is None:
         return build()
+    check_seed(seed)
     # Only the CPU generator is seeded: torch.manual_seed would reset those of the accelerators too.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)

@@ -2,11 +2,12 @@
 
 from sparsewright.training.checkpoint import CheckpointError
 from sparsewright.training.duration import Duration
+from sparsewright.training.errors import RecipeError
 from sparsewright.training.files import SaveError
 from sparsewright.training.folder import RunFolderError
-from sparsewright.training.logging import read_metrics
 from sparsewright.training.loop import TrainingError
-from sparsewright.training.recipe import Recipe, RecipeError
+from sparsewright.training.metrics import read_metrics
+from sparsewright.training.recipe import Recipe
 from sparsewright.training.recipe_files import RecipeInfo, list_recipes, load_recipe
 from sparsewright.training.run import LoadedRun, evaluate, load_run, train
 

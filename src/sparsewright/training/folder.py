@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
+from sparsewright.training.errors import RecipeError
 from sparsewright.training.files import remove_leftovers, write_text
-from sparsewright.training.recipe import Recipe, RecipeError
+from sparsewright.training.recipe import Recipe
 from sparsewright.training.recipe_files import load_recipe
 
 RECIPE = "recipe.yaml"
@@ -44,26 +45,41 @@ class RunSettings:
     world_size: int
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What ``prepare_folder`` found or made.
+
+    Attributes:
+        summary: of a run that is finished already, else None.
+        new_run: whether the run was started in this folder now.
+        new_folder: whether the folder itself was made for it.
+    """
+
+    summary: dict[str, Any] | None = None
+    new_run: bool = False
+    new_folder: bool = False
+
+
 def default_folder(recipe: Recipe, seed: int) -> Path:
     """``runs/RECIPE-HASH``, the hash over the resolved settings and the seed."""
     return Path("runs") / f"{recipe.name.replace('/', '-')}-{recipe.digest(seed)}"
 
 
-def prepare_folder(folder: Path, recipe: Recipe, settings: RunSettings, resume: bool) -> dict[str, Any] | None:
-    """Makes a new run folder, or checks that the one there may be resumed.
-
-    Returns:
-        The summary of a run that is finished already, else None.
+def prepare_folder(folder: Path, recipe: Recipe, settings: RunSettings, resume: bool) -> Prepared:
+    """Starts a new run in ``folder``, or checks that the one there may be resumed.
 
     Raises:
-        RunFolderError: the folder holds a run and ``resume`` is false, or a run of other settings.
+        RunFolderError: the folder holds a run and ``resume`` is false, a run of other settings, or files that are of
+            no run and that a new one would overwrite.
     """
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file; give --out a folder")
     if not any((folder / name).exists() for name in (RECIPE, CHECKPOINT, SUMMARY)):
+        _refuse_foreign_files(folder)
+        new_folder = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         _write_settings(folder, recipe, settings)
-        return None
+        return Prepared(new_run=True, new_folder=new_folder)
     finished = (folder / SUMMARY).is_file()
     _check_same(folder, recipe, settings)
     if not resume:
@@ -73,18 +89,36 @@ def prepare_folder(folder: Path, recipe: Recipe, settings: RunSettings, resume: 
             f"{folder} holds a {state} run; add --resume to {what}, or choose another folder with --out"
         )
     remove_leftovers(folder)
-    return read_summary(folder) if finished else None
+    return Prepared(summary=read_summary(folder) if finished else None)
 
 
-def discard_start(folder: Path) -> None:
-    """Takes away what a run wrote that failed before its first checkpoint, so that it can simply be started again."""
-    if (folder / CHECKPOINT).exists():
+def discard_start(folder: Path, prepared: Prepared) -> None:
+    """Takes away what a start wrote that failed before its first checkpoint, so that it can simply be tried again.
+
+    Nothing that was there before ``prepare_folder`` gave ``prepared`` is touched.
+    """
+    if not prepared.new_run or (folder / CHECKPOINT).exists():
         return
-    for name in (RECIPE, SETTINGS, METRICS):
-        (folder / name).unlink(missing_ok=True)
+    # The files that mark the folder as a run's go last: whatever a kill leaves of it can be resumed or started again.
     shutil.rmtree(folder / BOARD, ignore_errors=True)
-    if not any(folder.iterdir()):
+    for name in (METRICS, RECIPE, SETTINGS):
+        (folder / name).unlink(missing_ok=True)
+    if prepared.new_folder and not any(folder.iterdir()):
         folder.rmdir()
+
+
+def read_settings(folder: Path) -> RunSettings:
+    """The content of run.json.
+
+    Raises:
+        FileNotFoundError: there is none.
+        RunFolderError: it is damaged, or was not written by a run.
+    """
+    path = folder / SETTINGS
+    try:
+        return RunSettings(**json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise RunFolderError(f"{path} is damaged or was not written by sparsewright train") from error
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -103,11 +137,25 @@ def _write_settings(folder: Path, recipe: Recipe, settings: RunSettings) -> None
     write_text(folder / RECIPE, yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True))
 
 
+def _refuse_foreign_files(folder: Path) -> None:
+    # A kill between the two files that start a run leaves run.json alone, so one of a run is no obstacle.
+    foreign = [name for name in (WEIGHTS, METRICS, BOARD) if (folder / name).exists()]
+    if (folder / SETTINGS).exists():
+        try:
+            read_settings(folder)
+        except (OSError, RunFolderError):
+            foreign.append(SETTINGS)
+    if foreign:
+        raise RunFolderError(
+            f"{folder} holds {' and '.join(foreign)}, which a new run would overwrite; choose another folder with --out"
+        )
+
+
 def _check_same(folder: Path, recipe: Recipe, settings: RunSettings) -> None:
     try:
         there = load_recipe(str(folder / RECIPE))
-        known = RunSettings(**json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
-    except (OSError, RecipeError, json.JSONDecodeError, TypeError) as error:
+        known = read_settings(folder)
+    except (OSError, RecipeError, RunFolderError) as error:
         raise RunFolderError(
             f"{folder} holds a run whose {RECIPE} or {SETTINGS} cannot be read ({error}); "
             "choose another folder with --out"

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from sparsewright.training.files import SaveError, write_text
+from sparsewright.training.folder import BOARD, METRICS
 from sparsewright.training.loop import StepReport
 
 _REFRESH_SECONDS = 0.5
@@ -55,7 +56,7 @@ class Reporter:
         self._rate = _Rate()
         if folder is None:
             return
-        write_text(folder / "metrics.jsonl", "".join(_json_line(line) for line in lines))
+        write_text(folder / METRICS, "".join(_json_line(line) for line in lines))
         self._board = _open_board(folder, purge_step=len(lines))
         if not quiet:
             self._start_progress(total_steps, done_steps)
@@ -92,7 +93,7 @@ class Reporter:
     def end_epoch(self, line: Mapping[str, Any]) -> None:
         """Writes the line of one epoch (or of a prune or evaluate stage) everywhere."""
         if self._folder is not None:
-            _append(self._folder / "metrics.jsonl", _json_line(line))
+            _append(self._folder / METRICS, _json_line(line))
             self._scalars(line)
         if self._progress is not None and line["train_loss"] is not None:
             self._describe(line["train_loss"], line["train_accuracy"], line["sparsity"], line["test_accuracy"])
@@ -154,24 +155,6 @@ class _Rate:
         return self.images / max(time.monotonic() - self._start, 1e-9)
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl`` in a run folder, a last line cut short by a kill left out.
-
-    Raises:
-        FileNotFoundError: the folder has no metrics.
-    """
-    path = folder / "metrics.jsonl"
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no metrics.jsonl in {folder}; is it the folder of a run?")
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
-
-
 def _json_line(line: Mapping[str, Any]) -> str:
     return json.dumps(line, allow_nan=False) + "\n"
 
@@ -190,4 +173,4 @@ def _open_board(folder: Path, purge_step: int) -> Any | None:
     except ImportError:
         print("no TensorBoard scalars: the package tensorboard is not installed", file=sys.stderr)
         return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step + 1 if purge_step else None)
+    return SummaryWriter(str(folder / BOARD), purge_step=purge_step + 1 if purge_step else None)

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
+from sparsewright.data import Loader
+
 Batch = tuple[Tensor, Tensor]
-
-
-class Loader(Protocol):
-    """What the loop needs of a loader: batches of this rank, derived from the seed and the number of the epoch."""
-
-    @property
-    def samples(self) -> int:
-        """Images of all ranks together."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def epoch(self, epoch: int, /) -> Iterator[Batch]:
-        """The batches of epoch number ``epoch``."""
-        ...
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on, for example because the loss is no number any more."""
+
+
+def check_finite(loss: float, what: str) -> None:
+    """Raises TrainingError when ``loss`` is no finite number; ``what`` names it in the sentence."""
+    if not math.isfinite(loss):
+        raise TrainingError(f"training diverged: the {what} is {loss}; try a smaller optimizer.lr or gradient_clip=1")
 
 
 @dataclass(frozen=True)
@@ -46,25 +40,29 @@ class RunningResult:
     """Sums of losses and hits kept on the device, so that a step never waits for it."""
 
     def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(3, dtype=torch.float64, device=device)
+        self._sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self._images = 0
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Counts one batch with mean ``loss``, ``logits`` of shape (images, classes) and ``labels`` (images,)."""
         hits = (logits.detach().argmax(dim=1) == labels).sum()
-        count = labels.new_tensor(len(labels))
-        self._sums += torch.stack([loss.detach().double() * len(labels), hits.double(), count.double()])
+        self._sums += torch.stack([loss.detach().double() * len(labels), hits.double()])
+        self._images += len(labels)
 
     def local(self) -> Result:
         """The result so far on this rank alone; waits for the device."""
-        return _as_result(self._sums)
+        loss, hits = self._sums.tolist()
+        return _as_result(loss, hits, self._images)
 
     def reduced(self, fabric: Fabric) -> Result:
         """The result over all ranks; every rank has to call it."""
-        total = self._sums
-        if fabric.world_size > 1:
-            total = fabric.all_reduce(total.clone(), reduce_op="sum")
-            assert isinstance(total, Tensor)
-        return _as_result(total)
+        if fabric.world_size == 1:
+            return self.local()
+        mine = torch.cat([self._sums, self._sums.new_tensor([self._images])])
+        total = fabric.all_reduce(mine, reduce_op="sum")
+        assert isinstance(total, Tensor)
+        loss, hits, images = total.tolist()
+        return _as_result(loss, hits, images)
 
 
 @dataclass(frozen=True)
@@ -121,11 +119,7 @@ class Trainer:
             step += 1
             self.after_step(StepReport(step, together, running))
         result = running.reduced(self.fabric)
-        if not torch.isfinite(torch.tensor(result.loss)):
-            raise TrainingError(
-                f"training diverged: the loss of epoch {number + 1} is {result.loss}; try a smaller optimizer.lr or "
-                "gradient_clip=1"
-            )
+        check_finite(result.loss, f"loss of epoch {number + 1}")
         return result, step, rate
 
     def _step(self, images: Tensor, labels: Tensor, together: int, running: RunningResult) -> None:
@@ -164,7 +158,6 @@ def _share_buffers(fabric: Fabric, model: nn.Module) -> None:
         torch.distributed.broadcast(buffer, src=0)
 
 
-def _as_result(sums: Tensor) -> Result:
-    loss, hits, images = sums.tolist()
+def _as_result(loss: float, hits: float, images: float) -> Result:
     count = max(images, 1)
     return Result(loss / count, 100.0 * hits / count, int(images))

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
+from sparsewright.training.errors import RecipeError
+
 Tree = dict[str, Any]
 
 # When a later layer names another optimizer or schedule, these are the inherited settings that still mean the same.
@@ -44,7 +46,7 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[tuple[str, Any]
 
 def _merge_value(key: str, old: Any, new: Any) -> Any:
     if key in _KEPT_ON_ANOTHER_NAME:
-        old, new = _as_section(old), _as_section(new)
+        old, new = as_section(old), as_section(new)
         if isinstance(old, dict) and isinstance(new, dict) and "name" in new and new["name"] != old.get("name"):
             old = {kept: value for kept, value in old.items() if kept in _KEPT_ON_ANOTHER_NAME[key]}
     if isinstance(old, dict) and isinstance(new, dict):
@@ -52,7 +54,8 @@ def _merge_value(key: str, old: Any, new: Any) -> Any:
     return deepcopy(new)
 
 
-def _as_section(value: Any) -> Any:
+def as_section(value: Any) -> Any:
+    """``granet`` as ``{name: granet}``; what is not text as it is."""
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -69,7 +72,7 @@ def _set(node: Any, parts: list[str], value: Any, key: str) -> Any:
         changed[position] = _set_child(str(position), node[position], rest, value, key)
         return changed
     if not isinstance(node, dict):
-        raise _error(f"{key}: there are no keys below {node!r}")
+        raise RecipeError(f"{key}: there are no keys below {node!r}")
     return {**node, head: _set_child(head, node.get(head), rest, value, key)}
 
 
@@ -77,7 +80,7 @@ def _set_child(name: str, child: Any, rest: list[str], value: Any, key: str) -> 
     if not rest:
         return _merge_value(name, child, value) if name in _KEPT_ON_ANOTHER_NAME else deepcopy(value)
     if name in _KEPT_ON_ANOTHER_NAME:
-        child = _as_section(child)
+        child = as_section(child)
         if rest == ["name"]:
             return _merge_value(name, child, {"name": value})
     return _set({} if child is None else child, rest, value, key)
@@ -86,11 +89,5 @@ def _set_child(name: str, child: Any, rest: list[str], value: Any, key: str) -> 
 def _index(text: str, items: list[Any], key: str) -> int:
     if not text.isdigit() or int(text) >= len(items):
         allowed = "0" if len(items) == 1 else f"0 to {len(items) - 1}"
-        raise _error(f"{key}: {text!r} is not a position in this list; allowed: {allowed}")
+        raise RecipeError(f"{key}: {text!r} is not a position in this list; allowed: {allowed}")
     return int(text)
-
-
-def _error(message: str) -> ValueError:
-    from sparsewright.training.recipe import RecipeError
-
-    return RecipeError(message)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from sparsewright.checks import did_you_mean
 from sparsewright.methods.registry import list_methods
+from sparsewright.training.suggestions import nearest
 
 DENSE = "dense"
 """The name that stands for training without any sparsifier."""
@@ -18,9 +18,6 @@ _RESERVED = frozenset({"sparsity", "total_steps", "seed", "process_group", "mask
 # Every method has these besides its own.
 _SCOPE: Mapping[str, Any] = {"include": None, "exclude": None}
 
-ONE_SHOT = ("magnitude", "static")
-"""The methods whose masks are final as soon as they are made, which a prune stage can use."""
-
 
 @cache
 def _options_by_method() -> Mapping[str, Mapping[str, Any]]:
@@ -30,6 +27,12 @@ def _options_by_method() -> Mapping[str, Mapping[str, Any]]:
 def known_methods() -> list[str]:
     """The names of all methods except dense, in the order of the registry."""
     return list(_options_by_method())
+
+
+@cache
+def one_shot_methods() -> tuple[str, ...]:
+    """The methods whose masks are final as soon as they are made, which a prune stage can use."""
+    return tuple(info.name for info in list_methods() if not info.cls.needs_total_steps)
 
 
 def default_options(method: str) -> dict[str, Any]:
@@ -62,10 +65,3 @@ def options_in_force(method: str, defaults: Mapping[str, Any], options: Mapping[
     """``defaults`` where the method has such an option, overridden by ``options``."""
     allowed = default_options(method)
     return {**{key: value for key, value in defaults.items() if key in allowed}, **options}
-
-
-def nearest(wrong: str, allowed: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: the nearest valid one if any is near, and all valid ones."""
-    names = list(allowed)
-    hint = did_you_mean(wrong, names) or ";"
-    return f"{hint} allowed: {', '.join(names)}" if names else f"{hint} it has none".replace(";;", ";")

@@ -103,7 +103,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_bias_and_norm:
     return [group for group in groups if group["params"]]
 
 
-def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, settings: AnyOptimizer) -> torch.optim.Optimizer:
     """The torch optimizer that ``settings`` describe, over the trainable parameters of ``model``.
 
     Raises:
@@ -113,10 +113,9 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.opti
     groups = parameter_groups(model, settings.weight_decay, settings.decay_bias_and_norm)
     if not any(group["params"] for group in groups):
         raise ValueError("the model has no trainable parameter")
-    name: str = getattr(settings, "name")  # noqa: B009
-    if name in _FUSED:
+    if settings.name in _FUSED:
         options["fused"] = True
-    return _CLASSES[name](groups, **options)
+    return _CLASSES[settings.name](groups, **options)
 
 
 def _bias_and_norm_ids(model: nn.Module) -> set[int]:

@@ -11,20 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from sparsewright.training.duration import Duration
 from sparsewright.training.lr_schedule import AnySchedule, ConstantSchedule
-from sparsewright.training.merging import Tree, merge
+from sparsewright.training.merging import Tree, as_section, merge
 from sparsewright.training.method_options import (
     DENSE,
-    ONE_SHOT,
     check_method,
     check_method_defaults,
     known_methods,
+    one_shot_methods,
     options_in_force,
 )
 from sparsewright.training.optimizers import AnyOptimizer, SGDSettings
-
-
-class RecipeError(ValueError):
-    """A recipe or an override that cannot be used; the message is one sentence for the user."""
 
 
 class StageError(ValueError):
@@ -150,8 +146,9 @@ class Stage(Defaults):
 
     @model_validator(mode="after")
     def _consistent(self) -> Stage:
-        if self.kind == "prune" and self.method.name not in ONE_SHOT:
-            raise ValueError(f"method of a prune stage must be {' or '.join(ONE_SHOT)}, not {self.method.name}")
+        if self.kind == "prune" and self.method.name not in one_shot_methods():
+            allowed = " or ".join(one_shot_methods())
+            raise ValueError(f"method of a prune stage must be {allowed}, not {self.method.name}")
         if self.needs_sparsity and self.sparsity is None:
             raise ValueError(f"sparsity is needed by method {self.method.name}, for example sparsity=0.9")
         return self
@@ -176,6 +173,11 @@ class StageOverrides(BaseModel):
     gradient_clip: float | None = None
     method: dict[str, Any] | None = None
     sparsity: float | None = None
+
+    @field_validator("optimizer", "schedule", "method", mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return as_section(value)
 
     @model_validator(mode="after")
     def _usable(self) -> StageOverrides:
@@ -217,22 +219,22 @@ class Recipe(Defaults):
         inherited = self.model_dump(mode="json", include=set(Defaults.model_fields))
         stages = tuple(self._resolve_stage(index, stage, inherited) for index, stage in enumerate(self.stages))
         if self.sparsity is not None and not any(stage.needs_sparsity for stage in stages):
-            raise ValueError(
-                f"sparsity={self.sparsity:g} has no effect with method dense; choose a method, for example method="
-                f"{known_methods()[0]}"
-            )
+            raise ValueError(_sparsity_without_method(self.sparsity))
         self._resolved = stages
         return self
 
     def _resolve_stage(self, index: int, stage: StageOverrides, inherited: Tree) -> Stage:
-        if stage.kind == "prune" and inherited["method"]["name"] not in ONE_SHOT:
+        if stage.kind == "prune" and inherited["method"]["name"] not in one_shot_methods():
             inherited = merge(inherited, {"method": "magnitude"})
         written = stage.model_dump(mode="json", exclude_unset=True)
         tree = merge(inherited, {**written, "kind": stage.kind, "name": stage.name or self._stage_name(index)})
         try:
-            return Stage.model_validate(tree)
+            resolved = Stage.model_validate(tree)
         except ValidationError as error:
             raise StageError(error, tree, frozenset(written), index) from error
+        if written.get("sparsity") is not None and not resolved.needs_sparsity:
+            raise ValueError(f"in stages.{index}: {_sparsity_without_method(written['sparsity'])}")
+        return resolved
 
     def _stage_name(self, index: int) -> str:
         kinds = [stage.kind for stage in self.stages]
@@ -263,3 +265,8 @@ class Recipe(Defaults):
         settings["named"] = [self.optimizer.name, self.schedule.name]
         text = json.dumps({"settings": settings, "seed": seed}, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _sparsity_without_method(sparsity: float) -> str:
+    example = known_methods()[0]
+    return f"sparsity={sparsity:g} has no effect with method dense; choose a method, for example method={example}"

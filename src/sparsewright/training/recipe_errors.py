@@ -8,7 +8,6 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from sparsewright.training.lr_schedule import ConstantSchedule, CosineSchedule, StepSchedule
-from sparsewright.training.method_options import nearest
 from sparsewright.training.optimizers import AdagradSettings, AdamSettings, RMSpropSettings, SGDSettings
 from sparsewright.training.recipe import (
     DataSettings,
@@ -19,6 +18,7 @@ from sparsewright.training.recipe import (
     StageError,
     StageOverrides,
 )
+from sparsewright.training.suggestions import nearest
 
 _SECTIONS: dict[str, type[BaseModel]] = {"data": DataSettings, "model": ModelSettings, "method": MethodSettings}
 _TAGGED: dict[str, dict[str, type[BaseModel]]] = {

@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from sparsewright.training.errors import RecipeError
 from sparsewright.training.merging import Tree, apply_overrides, merge
-from sparsewright.training.method_options import nearest
-from sparsewright.training.recipe import Recipe, RecipeError
+from sparsewright.training.recipe import Recipe
 from sparsewright.training.recipe_errors import explain
+from sparsewright.training.suggestions import nearest
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
@@ -33,7 +34,19 @@ class RecipeInfo:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people write it: 1e-4 is a number."""
+    """YAML as people write it: 1e-4 is a number, and a key that is there twice is a mistake."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        assert node is not None
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if (key.tag, key.value) in seen:
+                raise yaml.MarkedYAMLError(None, None, f"the key {key.value!r} is there twice", key.start_mark)
+            seen.add((key.tag, key.value))
+        return node
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -48,7 +61,7 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str) -> Any:
-    """Reads one YAML value; raises RecipeError when it is not valid YAML."""
+    """Reads one YAML value; raises RecipeError when it is not valid YAML, or a key is there twice."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -94,6 +107,11 @@ def _split_override(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise RecipeError(f"an override is written key=value, got {text!r}")
+    if key.strip().split(".")[0] == "extends":
+        raise RecipeError(
+            f"extends belongs into a recipe file and is no override, got {text!r}; name the recipe to start from in "
+            "place of this one, or write a YAML file that extends it"
+        )
     return key.strip(), value
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from sparsewright.analysis.flops import layer_flops
+from sparsewright.checks import check_seed
 from sparsewright.data import AugmentOptions, Data, open_data
 from sparsewright.models import create_model
 from sparsewright.training.checkpoint import (
@@ -25,24 +26,28 @@ from sparsewright.training.checkpoint import (
     seed_everything,
     set_random_state,
 )
+from sparsewright.training.errors import RecipeError
 from sparsewright.training.files import write_text
 from sparsewright.training.folder import (
     CHECKPOINT,
     RECIPE,
+    SETTINGS,
     SUMMARY,
     WEIGHTS,
+    Prepared,
     RunFolderError,
     RunSettings,
     default_folder,
     discard_start,
     prepare_folder,
+    read_settings,
     read_summary,
 )
 from sparsewright.training.launch import deterministic, launch, resolve_device, without_noise
 from sparsewright.training.logging import Reporter
 from sparsewright.training.loop import evaluate_model
 from sparsewright.training.progress import Progress
-from sparsewright.training.recipe import Recipe, RecipeError
+from sparsewright.training.recipe import Recipe
 from sparsewright.training.recipe_files import load_recipe
 from sparsewright.training.stages import Session, derived_seed, run_stage
 from sparsewright.training.summary import build_summary
@@ -58,12 +63,14 @@ class LoadedRun:
         recipe: its recipe.
         summary: the content of summary.json, or None where there is none beside the weights.
         input_shape: (channels, height, width) of one image.
+        settings: the content of run.json, or None where there is none beside the weights.
     """
 
     model: nn.Module
     recipe: Recipe
     summary: dict[str, Any] | None
     input_shape: tuple[int, int, int]
+    settings: RunSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ def train(
         recipe: from ``load_recipe``.
         out: the run folder; None for ``runs/RECIPE-HASH``.
         data_dir: where data sets are looked for, and downloaded to.
-        seed: of the initial weights, the order of the data and the method's choices; at least 0.
+        seed: of the initial weights, the order of the data and the method's choices; in [0, 2**63).
         resume: go on with the run in the folder; one that is finished just returns its summary; none starts one.
         device: "auto", "cpu" or "cuda".
         devices: number of processes on this machine; not used under torchrun.
@@ -110,14 +117,13 @@ def train(
         quiet: print no progress.
 
     Raises:
-        RunFolderError: the folder holds a run already, or one of other settings.
+        RunFolderError: the folder holds a run already, one of other settings, or files that are of no run.
         CheckpointError: the checkpoint to resume from is damaged.
         SaveError: a file could not be written; what was saved before is intact.
         TrainingError: the loss is not finite.
-        ValueError, FileNotFoundError: an argument, an option of the method or the data are not usable.
+        ValueError, TypeError, FileNotFoundError: an argument, an option of the method or the data are not usable.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be a whole number of at least 0, got {seed!r}")
+    seed = check_seed(seed)
     accelerator = resolve_device(device)
     folder = Path(out) if out is not None else default_folder(recipe, seed)
     job = _Job(recipe, folder, Path(data_dir), seed, resume, precision, accelerator, download, quiet)
@@ -130,7 +136,7 @@ def evaluate(
     *,
     data_dir: Path = Path("data"),
     device: str = "auto",
-    precision: str = "32",
+    precision: str | None = None,
     split: str = "test",
     download: bool = True,
 ) -> dict[str, Any]:
@@ -138,17 +144,21 @@ def evaluate(
 
     Args:
         target: a run folder, or a model.safetensors beside a recipe.yaml.
-        data_dir, device, precision, download: as for ``train``.
+        data_dir, device, download: as for ``train``.
+        precision: "32" or "bf16"; None for that of the run's training, or "32" where no run.json is beside the weights.
         split: "test", or "validation" for the images that the recipe splits off.
 
     Returns:
-        accuracy (per cent), loss, images, split, sparsity (zeros among the layers' weights) and recipe.
+        accuracy (per cent), loss, images, split, precision, sparsity (zeros among the layers' weights) and recipe.
     """
     run = load_run(target)
     if split not in ("test", "validation"):
         raise ValueError(f"split must be test or validation, got {split!r}")
     if split == "validation" and not run.recipe.data.validation:
         raise ValueError(f"recipe {run.recipe.name} has no validation split; set data.validation when training")
+
+    if precision is None:
+        precision = run.settings.precision if run.settings is not None else "32"
 
     def work(fabric: Fabric, _: None) -> dict[str, Any]:
         validation = run.recipe.data.validation if split == "validation" else 0
@@ -157,6 +167,7 @@ def evaluate(
         return {
             "recipe": run.recipe.name,
             "split": split,
+            "precision": precision,
             "images": result.images,
             "accuracy": result.accuracy,
             "loss": result.loss,
@@ -187,22 +198,23 @@ def load_run(target: Path) -> LoadedRun:
         raise FileNotFoundError(f"there is no {RECIPE} beside {weights}, which says what model it is")
     recipe = load_recipe(str(folder / RECIPE))
     facts = read_metadata(weights)
-    model = _create_model(recipe, facts, seed=None)
+    model = _create_model(recipe, facts, seed=None, load_weights=False)
     load_weights(weights, model)
     summary = read_summary(folder) if (folder / SUMMARY).is_file() else None
+    settings = read_settings(folder) if (folder / SETTINGS).is_file() else None
     shape = (facts["in_channels"], facts["image_size"], facts["image_size"])
-    return LoadedRun(model.eval(), recipe, summary, shape)
+    return LoadedRun(model.eval(), recipe, summary, shape, settings)
 
 
 def _train_on_rank(fabric: Fabric, job: _Job) -> dict[str, Any]:
-    finished = _agree_on_folder(fabric, job)
-    if finished is not None:
-        return finished
+    prepared = _agree_on_folder(fabric, job)
+    if prepared.summary is not None:
+        return prepared.summary
     try:
         return _train_in_folder(fabric, job)
     except Exception:
         if fabric.global_rank == 0:
-            discard_start(job.folder)
+            discard_start(job.folder, prepared)
         raise
 
 
@@ -212,7 +224,7 @@ def _train_in_folder(fabric: Fabric, job: _Job) -> dict[str, Any]:
     saved = load_checkpoint(checkpoint) if job.resume and checkpoint.exists() else None
     data = _open(fabric, job.recipe, job.data_dir, job.seed, job.download, job.recipe.data.validation)
     facts = {"num_classes": data.num_classes, "in_channels": data.in_channels, "image_size": data.image_size}
-    model = _create_model(job.recipe, facts, job.seed).to(fabric.device)
+    model = _create_model(job.recipe, facts, job.seed, load_weights=saved is None).to(fabric.device)
     example = torch.zeros(1, data.in_channels, data.image_size, data.image_size, device=fabric.device)
     flops = layer_flops(model, example)
     seed_everything(derived_seed(job.seed, "training", fabric.global_rank))
@@ -247,18 +259,18 @@ def _train_in_folder(fabric: Fabric, job: _Job) -> dict[str, Any]:
     return summary
 
 
-def _agree_on_folder(fabric: Fabric, job: _Job) -> dict[str, Any] | None:
+def _agree_on_folder(fabric: Fabric, job: _Job) -> Prepared:
     """Rank 0 looks at the folder before any other rank does; all go on with what it found."""
-    finished: dict[str, Any] | None = None
+    prepared = Prepared()
     if fabric.global_rank == 0:
         settings = RunSettings(job.seed, job.precision, job.device, fabric.world_size)
         try:
-            finished = prepare_folder(job.folder, job.recipe, settings, job.resume)
+            prepared = prepare_folder(job.folder, job.recipe, settings, job.resume)
         except OSError as error:
             if isinstance(error, (FileNotFoundError, PermissionError, NotADirectoryError)):
                 raise RunFolderError(f"run folder {job.folder} cannot be made: {error.strerror}") from error
             raise
-    return fabric.broadcast(finished) if fabric.world_size > 1 else finished
+    return fabric.broadcast(prepared) if fabric.world_size > 1 else prepared
 
 
 def _save(
@@ -319,7 +331,7 @@ def _open(fabric: Fabric, recipe: Recipe, data_dir: Path, seed: int, download: b
     return data if data is not None else opened(False)
 
 
-def _create_model(recipe: Recipe, facts: Mapping[str, Any], seed: int | None) -> nn.Module:
+def _create_model(recipe: Recipe, facts: Mapping[str, Any], seed: int | None, *, load_weights: bool) -> nn.Module:
     try:
         return create_model(
             recipe.model.name,
@@ -327,6 +339,7 @@ def _create_model(recipe: Recipe, facts: Mapping[str, Any], seed: int | None) ->
             in_channels=facts["in_channels"],
             image_size=facts["image_size"],
             seed=seed,
+            load_weights=load_weights,
             **recipe.model.options,
         )
     except TypeError as error:

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 
 import sparsewright as sw
 from sparsewright.data import Data
-from sparsewright.distribution import kept_budget
 from sparsewright.training.costs import TrainingCost, dense_gradient_need
 from sparsewright.training.duration import moment_to_steps
+from sparsewright.training.errors import RecipeError
 from sparsewright.training.logging import Reporter
-from sparsewright.training.loop import Result, StepReport, Trainer, evaluate_model
+from sparsewright.training.loop import Result, StepReport, Trainer, check_finite, evaluate_model
 from sparsewright.training.lr_schedule import LearningRate
 from sparsewright.training.method_options import DENSE
 from sparsewright.training.optimizers import build_optimizer
 from sparsewright.training.progress import Progress
-from sparsewright.training.recipe import Recipe, RecipeError, Stage
+from sparsewright.training.recipe import Recipe, Stage
 
 
 @dataclass
@@ -202,6 +202,7 @@ def _report(
 ) -> None:
     progress = session.progress
     tested = evaluate_model(session.fabric, session.model, session.data.test.epoch(0))
+    check_finite(tested.loss, f"test loss after epoch {progress.total_epochs}")
     if trained is not None and _schedule_ended(session, sparsifier):
         progress.best_accuracy = max(tested.accuracy, progress.best_accuracy or 0.0)
     line = {
@@ -222,15 +223,11 @@ def _report(
 
 
 def _schedule_ended(session: Session, sparsifier: sw.Sparsifier | None) -> bool:
-    """Whether the model has its final sparsity: nothing later makes it sparser, and the masks keep their last count."""
+    """Whether the model has its final connections: nothing later makes it sparse, and its topology moves no more."""
     later = session.recipe.resolved_stages()[session.progress.stage + 1 :]
     if any(stage.needs_sparsity for stage in later):
         return False
-    if sparsifier is None:
-        return True
-    if not sparsifier.masks:
-        return False
-    return sparsifier.masks.kept() == kept_budget(sparsifier.target_sparsity, sparsifier.masks.total())
+    return sparsifier is None or sparsifier.finished
 
 
 def _sparsity(masks: Mapping[str, Tensor]) -> float:
