@@ -423,7 +423,7 @@ def test_cifar_files_cannot_run_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "cifar-10"}, "unknown data set 'cifar-10': did you mean 'cifar10'"),
+        ({"name": "cifar-10"}, "unknown data set 'cifar-10'; did you mean 'cifar10'"),
         ({"name": "zzz"}, "choose among digits, mnist"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
         ({"batch_size": 2.5}, "batch_size"),
