@@ -70,3 +70,17 @@ def test_each_card_has_its_sections_and_links_that_exist(page: str) -> None:
 
 def test_every_method_has_a_card_and_every_card_a_method() -> None:
     assert {path.stem for path in (DOCS / "methods").glob("*.md")} == {family(name) for name in NAMES}
+
+
+def test_the_recipe_in_the_docs_is_one(tmp_path: Path) -> None:
+    from sparsewright.training import load_recipe
+
+    found = re.search(r"```yaml\n(.*?)```", (DOCS / "recipes.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    (tmp_path / "own.yaml").write_text(found.group(1))
+    stages = load_recipe(str(tmp_path / "own.yaml")).resolved_stages()
+    assert [(stage.kind, stage.method.name) for stage in stages] == [
+        ("train", "dense"),
+        ("prune", "magnitude"),
+        ("train", "dense"),
+    ]

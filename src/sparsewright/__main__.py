@@ -11,6 +11,9 @@ def main() -> None:
     """Run the command line; without its dependencies, say how to get them and exit with 2."""
     try:
         from sparsewright.cli import app
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     except ModuleNotFoundError as error:
         sentence = explain_missing(error)
         if sentence is None:

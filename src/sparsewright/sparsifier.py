@@ -161,7 +161,7 @@ class Sparsifier:
         weights = sum(parameter.numel() for parameter in self.parameters.values())
         return (
             f"{type(self).__name__}(sparsity={self.sparsity():.4f} of {self.target_sparsity}, "
-            f"{len(self.parameters)} layers, {weights:,} weights, step {self.step_count} of {self.total_steps})"
+            f"layers={len(self.parameters)}, weights={weights:,}, step={self.step_count} of {self.total_steps})"
         )
 
     # Ending.

@@ -56,7 +56,7 @@ _METHODS = (
     MethodInfo(
         "granet-uniform", GraNet, "2106.10404", 2021, "gradual pruning with regrowth, each layer alike", preset=UNIFORM
     ),
-    MethodInfo("magnitude", Magnitude, "1506.02626", 2015, "one-shot pruning by magnitude (or random, or largest)"),
+    MethodInfo("magnitude", Magnitude, "1506.02626", 2015, "one-shot pruning of a trained network"),
     MethodInfo("rigl", RigL, "1911.11134", 2020, "constant sparsity, regrowth by gradient; the paper's settings"),
     MethodInfo(
         "rigl-itop", RigL, "2102.02887", 2021, "RigL that explores slowly and until the end of training", preset=ITOP

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,15 @@ class RunSettings:
         precision: "32" or "bf16".
         device: "cpu" or "cuda".
         world_size: number of processes.
+        threads: CPU threads of each process. Sums over threads round differently for another number, so that a
+            resumed run takes the number that it was started with.
     """
 
     seed: int
     precision: str
     device: str
     world_size: int
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,9 @@ def prepare_folder(folder: Path, recipe: Recipe, settings: RunSettings, resume: 
     finished = (folder / SUMMARY).is_file()
     _check_same(folder, recipe, settings)
     if not resume:
-        state = "finished" if finished else "unfinished"
+        state = "a finished" if finished else "an unfinished"
         what = "show its summary" if finished else "go on with it"
-        raise RunFolderError(
-            f"{folder} holds a {state} run; add --resume to {what}, or choose another folder with --out"
-        )
+        raise RunFolderError(f"{folder} holds {state} run; add --resume to {what}, or choose another folder with --out")
     remove_leftovers(folder)
     return Prepared(summary=read_summary(folder) if finished else None)
 
@@ -164,7 +165,7 @@ def _check_same(folder: Path, recipe: Recipe, settings: RunSettings) -> None:
         raise RunFolderError(
             f"{folder} holds a run of another recipe ({_difference(there, recipe)}); choose another folder with --out"
         )
-    for name, value in asdict(settings).items():
+    for name, value in asdict(replace(settings, threads=known.threads)).items():
         before = getattr(known, name)
         if before != value:
             raise RunFolderError(

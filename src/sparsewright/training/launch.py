@@ -132,6 +132,16 @@ def deterministic(accelerator: str) -> Iterator[None]:
 
 
 @contextmanager
+def own_threads() -> Iterator[None]:
+    """Lets a run choose its number of CPU threads, and gives the caller's back."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def without_noise() -> Iterator[None]:
     """Hides warnings of Lightning that do not concern a user of this trainer."""
     with warnings.catch_warnings():

@@ -80,7 +80,7 @@ class Reporter:
 
     def step(self, report: StepReport, sparsity: Callable[[], float] | None = None) -> None:
         """Moves the bar; looks at the device only about twice a second."""
-        self._rate.images += report.images
+        self._rate.add(report.images)
         if self._progress is None:
             return
         self._progress.advance(self._task)
@@ -145,14 +145,20 @@ class Reporter:
 
 
 class _Rate:
-    """Images per second since it was made."""
+    """Images per second from when it was made to the last ones, so that an evaluation after them does not count."""
 
     def __init__(self) -> None:
-        self.images = 0
-        self._start = time.monotonic()
+        self._images = 0
+        self._start = self._last = time.monotonic()
+
+    def add(self, images: int) -> None:
+        """Counts images that are done now."""
+        self._images += images
+        self._last = time.monotonic()
 
     def value(self) -> float:
-        return self.images / max(time.monotonic() - self._start, 1e-9)
+        """Images per second; 0 before the first."""
+        return self._images / max(self._last - self._start, 1e-9)
 
 
 def _json_line(line: Mapping[str, Any]) -> str:

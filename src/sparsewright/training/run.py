@@ -43,7 +43,7 @@ from sparsewright.training.folder import (
     read_settings,
     read_summary,
 )
-from sparsewright.training.launch import deterministic, launch, resolve_device, without_noise
+from sparsewright.training.launch import deterministic, launch, own_threads, resolve_device, without_noise
 from sparsewright.training.logging import Reporter
 from sparsewright.training.loop import evaluate_model
 from sparsewright.training.progress import Progress
@@ -127,7 +127,7 @@ def train(
     accelerator = resolve_device(device)
     folder = Path(out) if out is not None else default_folder(recipe, seed)
     job = _Job(recipe, folder, Path(data_dir), seed, resume, precision, accelerator, download, quiet)
-    with own_random_state(), deterministic(accelerator), without_noise():
+    with own_random_state(), own_threads(), deterministic(accelerator), without_noise():
         return launch(_train_on_rank, job, device=accelerator, devices=devices, precision=precision)
 
 
@@ -220,6 +220,7 @@ def _train_on_rank(fabric: Fabric, job: _Job) -> dict[str, Any]:
 
 def _train_in_folder(fabric: Fabric, job: _Job) -> dict[str, Any]:
     first_rank = fabric.global_rank == 0
+    torch.set_num_threads(read_settings(job.folder).threads)
     checkpoint = job.folder / CHECKPOINT
     saved = load_checkpoint(checkpoint) if job.resume and checkpoint.exists() else None
     data = _open(fabric, job.recipe, job.data_dir, job.seed, job.download, job.recipe.data.validation)
@@ -263,7 +264,7 @@ def _agree_on_folder(fabric: Fabric, job: _Job) -> Prepared:
     """Rank 0 looks at the folder before any other rank does; all go on with what it found."""
     prepared = Prepared()
     if fabric.global_rank == 0:
-        settings = RunSettings(job.seed, job.precision, job.device, fabric.world_size)
+        settings = RunSettings(job.seed, job.precision, job.device, fabric.world_size, torch.get_num_threads())
         try:
             prepared = prepare_folder(job.folder, job.recipe, settings, job.resume)
         except OSError as error:
