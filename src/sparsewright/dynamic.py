@@ -15,6 +15,7 @@ from sparsewright import growth, scores, topology
 from sparsewright import optimizers as optim
 from sparsewright.distribution import kept_budget
 from sparsewright.schedule import CubicRamp, DropFraction, UpdateTimes, resolve_moment
+from sparsewright.selection import Elementwise
 from sparsewright.sharing import LAST_LAYER_FROM, LayerShares
 from sparsewright.sparsifier import Sparsifier
 
@@ -270,7 +271,7 @@ class DynamicSparsifier(Sparsifier):
     def _pruned_globally(self, budget: int, growing: list[str]) -> dict[str, Tensor]:
         kept = topology.count(self.masks)
         total = min(budget, sum(kept.values()))
-        score = topology.OnDemand(self.masks, self._score_kept)
+        score = {name: self._score_kept(name) for name in self.masks}
         masks = topology.prune_globally(score, total, self.options.min_kept_per_layer)
         if budget > total and growing:
             room = sum(self._shares.sizes[name] - kept[name] for name in growing)
@@ -278,9 +279,9 @@ class DynamicSparsifier(Sparsifier):
             masks = topology.grow_globally(growth_scores, masks, min(budget - total, room))
         return masks
 
-    def _score_kept(self, name: str) -> Tensor:
+    def _score_kept(self, name: str) -> Elementwise:
         """Magnitude of a layer's kept weights, -inf for the dropped ones."""
-        return scores.magnitude(self.parameters[name]).masked_fill_(~self.masks[name], -torch.inf)
+        return Elementwise(_kept_magnitude, self.parameters[name], self.masks[name])
 
     def _pruned_by_layer(self, sparsity: float, budget: int, growing: list[str]) -> dict[str, Tensor]:
         kept = topology.count(self.masks)
@@ -359,3 +360,7 @@ class DynamicSparsifier(Sparsifier):
             mean = float(value.abs().double().masked_fill(~mask, 0).sum()) / kept
             weights[name] = mean if math.isfinite(mean) else 0.0
         return weights
+
+
+def _kept_magnitude(weight: Tensor, mask: Tensor) -> Tensor:
+    return topology.among(scores.magnitude(weight), mask)

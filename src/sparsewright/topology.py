@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from sparsewright import scores
 from sparsewright.distribution import allocate
-from sparsewright.selection import top_k
+from sparsewright.selection import Elementwise, count_above, top_k
+
+T = TypeVar("T")
 
 Tensors = Mapping[str, Tensor]
+Scores = Mapping[str, Tensor | Elementwise]
 Counts = Mapping[str, int]
 
+# The bits of -inf in float32, read as an integer.
+_MINUS_INFINITY = -(1 << 23)
 
-class OnDemand(Tensors):
-    """Tensors by name, computed anew at each access: a pass over all of them needs the memory of one.
+
+class OnDemand(Mapping[str, T]):
+    """Tensors or scores by name, computed anew at each access: a pass over all of them needs the memory of one.
 
     Args:
         names: the keys, in order.
-        compute: name -> tensor; the same one whenever it is asked.
+        compute: name -> tensor or scores; the same whenever it is asked.
     """
 
-    def __init__(self, names: Collection[str], compute: Callable[[str], Tensor]) -> None:
+    def __init__(self, names: Collection[str], compute: Callable[[str], T]) -> None:
         self._names = dict.fromkeys(names)
         self._compute = compute
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str) -> T:
         if name not in self._names:
             raise KeyError(name)
         return self._compute(name)
@@ -45,12 +52,20 @@ def count(masks: Tensors) -> dict[str, int]:
     return {name: int(mask.count_nonzero()) for name, mask in masks.items()}
 
 
+def among(score: Tensor, eligible: Tensor) -> Tensor:
+    """The scores (float32) where ``eligible`` (bool, same shape), and -inf elsewhere; a new tensor."""
+    # Read as integers, what is left of the bits after -inf is kept or multiplied away. Unlike masked_fill this has no
+    # branch per entry (5 times faster on a CPU).
+    bits = score.view(torch.int32) - _MINUS_INFINITY
+    return bits.mul_(eligible).add_(_MINUS_INFINITY).view(torch.float32)
+
+
 def select_among(score: Tensor, eligible: Tensor, k: int) -> Tensor:
     """Bool mask of the k highest scores among the eligible entries of one tensor; k is at most their number."""
-    return top_k([score.masked_fill(~eligible, -torch.inf)], k)[0]
+    return top_k([Elementwise(among, score, eligible)], k)[0]
 
 
-def prune_globally(score: Tensors, total: int, minimum: int) -> dict[str, Tensor]:
+def prune_globally(score: Scores, total: int, minimum: int) -> dict[str, Tensor]:
     """Keep the ``total`` highest scores of all layers jointly, at least ``minimum`` in each.
 
     Args:
@@ -60,7 +75,7 @@ def prune_globally(score: Tensors, total: int, minimum: int) -> dict[str, Tensor
     """
     chosen = dict(zip(score, top_k(score.values(), total), strict=True))
     few = {name: kept for name, kept in count(chosen).items() if kept < minimum}
-    floor = {name: min(minimum, int((score[name] > -torch.inf).count_nonzero())) for name in few}
+    floor = {name: min(minimum, count_above([score[name]], -torch.inf)) for name in few}
     short = {name: floor[name] for name, kept in few.items() if kept < floor[name]}
     if not short:
         return chosen
@@ -97,9 +112,13 @@ def grow_globally(score: Tensors, masks: Tensors, grown: int) -> dict[str, Tenso
 
     Only the layers that have a score take part; ``grown`` is at most their number of dropped weights.
     """
-    candidates = OnDemand(score, lambda name: score[name].masked_fill(masks[name], -torch.inf))
-    chosen = dict(zip(score, top_k(candidates.values(), grown), strict=True))
+    candidates = [Elementwise(_among_dropped, values, masks[name]) for name, values in score.items()]
+    chosen = dict(zip(score, top_k(candidates, grown), strict=True))
     return {name: mask | chosen[name] if name in chosen else mask.clone() for name, mask in masks.items()}
+
+
+def _among_dropped(score: Tensor, mask: Tensor) -> Tensor:
+    return among(score, ~mask)
 
 
 def redistributed(
