@@ -11,6 +11,8 @@ gradients and optimizer state:
   that ramp methods prune and regrow in each of them;
 - memory that creation leaves behind, and the peak above it inside ``optimizer.step()``.
 
+GSM has no updates: it selects in every step, which therefore counts as ordinary.
+
 The ratio is that of mean step times over an update interval of 100: 99 ordinary steps and one update against 100 dense
 steps. Forward and backward compute the same thing with and without masks, so their median stands for both, and the
 difference that is left is measured on ``optimizer.step()``, which can be timed often; the ratio of the whole steps
@@ -61,9 +63,9 @@ class Twin:
         self.gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
 
     def restore_gradients(self) -> None:
-        """Undo what a step did to the gradients; an update that replaces the step takes them away."""
+        """Undo what a step did to the gradients: GSM gates them, an update that replaces the step takes them away."""
         for parameter, gradient in zip(self.model.parameters(), self.gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = gradient.clone()
 
     def copy(self) -> Twin:
         model = copy.deepcopy(self.model)
@@ -179,7 +181,7 @@ def attach(name: str, twin: Twin, sparsity: float, updates: int | None) -> sw.Sp
 
 def time_optimizer_steps(bench: Bench, dense: Twin, twin: Twin, sparsifier: sw.Sparsifier, pairs: int) -> Row:
     """Dense, ordinary, dense and updating calls of ``optimizer.step()`` in turn."""
-    row = Row("", sparsifier.masks.total())
+    row = Row("", sum(parameter.numel() for parameter in sparsifier.parameters.values()))
     for _ in range(2 * pairs):
         dense.restore_gradients()
         twin.restore_gradients()

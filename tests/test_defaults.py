@@ -19,6 +19,7 @@ CLASSES = {
     "gmp-uniform": sw.GMP,
     "granet": sw.GraNet,
     "granet-uniform": sw.GraNet,
+    "gsm": sw.GSM,
     "magnitude": sw.Magnitude,
     "rigl": sw.RigL,
     "rigl-itop": sw.RigL,
@@ -60,12 +61,13 @@ for preset in MOVING:
         "grow": {"set": "random", "snfs": "momentum"}.get(preset, "gradient"),
         "redistribute": "momentum" if preset == "snfs" else None,
     }
+TABLE["gsm"] = {}
 
 
 def model_and_optimizer() -> tuple[nn.Module, SGD]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(40, 30), nn.Linear(30, 20), nn.Linear(20, 10))
-    return model, SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return model, SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
 
 
 def test_every_preset_is_in_the_table() -> None:

@@ -15,7 +15,7 @@ from toys import budget, random_gradients, stack, weights_of
 
 import sparsewright as sw
 
-METHODS = [info.name for info in sw.list_methods()]
+METHODS = [info.name for info in sw.list_methods() if not info.cls.prunes_at_end]
 RAMPS = ["gmp", "gmp-uniform", "granet", "granet-uniform"]
 LAYERED = ["gmp-uniform", "granet-uniform", "magnitude", "rigl", "rigl-itop", "set", "static"]
 TOTAL, INTERVAL = 12, 3

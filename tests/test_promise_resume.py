@@ -37,6 +37,7 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "rigl": ("rigl", "nesterov", {}),
     "rigl-itop": ("rigl-itop", "adam", {"distribution": {"conv2.*": 0.9}}),
     "rigl-momentum": ("rigl", "sgd", {"grow": "momentum"}),
+    "gsm": ("gsm", "nesterov", {}),
     "set": ("set", "nesterov", {}),
     "set-adam": ("set", "adam", {}),
     "snfs": ("snfs", "nesterov", {}),

@@ -4,6 +4,7 @@ from sparsewright.dynamic import DynamicSparsifier
 from sparsewright.masks import MaskSet
 from sparsewright.methods.gmp import GMP
 from sparsewright.methods.granet import GraNet
+from sparsewright.methods.gsm import GSM
 from sparsewright.methods.magnitude import Magnitude
 from sparsewright.methods.registry import MethodInfo, create, list_methods
 from sparsewright.methods.rigl import RigL
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "GMP",
+    "GSM",
     "SET",
     "SNFS",
     "DynamicSparsifier",

@@ -94,3 +94,10 @@ def check_bool(value: Any, option: str) -> None:
     """Raise a TypeError unless the value is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{option} must be True or False, got {value!r}")
+
+
+def join_names(names: Iterable[str], shown: int = 5) -> str:
+    """The first names joined by commas, and how many more there are."""
+    everything = list(names)
+    more = f" and {len(everything) - shown} more" if len(everything) > shown else ""
+    return ", ".join(everything[:shown]) + more

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
+from sparsewright.checks import join_names
+
 # All hooked steps run in copies of one wrapper of torch's, which share its code object.
 _STEP_CODE = Optimizer.profile_hook_step(lambda: None).__code__
 
@@ -49,10 +51,9 @@ def owners(optimizers: Iterable[Optimizer], parameters: dict[str, nn.Parameter])
     holder = {id(p): item for item in optimizers for group in item.param_groups for p in group["params"]}
     missing = [name for name, parameter in parameters.items() if id(parameter) not in holder]
     if missing:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise ValueError(
-            f"the optimizer does not hold {shown}: give it the parameters of this model (optimizer made before the "
-            "model was copied or moved?), or leave them out with exclude"
+            f"the optimizer does not hold {join_names(missing)}: give it the parameters of this model (optimizer made "
+            "before the model was copied or moved?), or leave them out with exclude"
         )
     return {name: holder[id(parameter)] for name, parameter in parameters.items()}
 

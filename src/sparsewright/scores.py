@@ -11,6 +11,14 @@ def magnitude(weight: Tensor) -> Tensor:
     return finite(weight.detach().abs().float())
 
 
+def saliency(weight: Tensor, gradient: Tensor) -> Tensor:
+    """Magnitude of weight times gradient: how much the loss would change, to first order, if the weight were 0.
+
+    GSM's criterion (Ding et al., arXiv 1909.12778, equation 9), after Molchanov et al. (arXiv 1611.06440).
+    """
+    return (weight.detach().float() * gradient.float()).abs_()
+
+
 def largest(weight: Tensor) -> Tensor:
     """Negative absolute value: the largest weights go first. A baseline that should fail."""
     return -magnitude(weight)

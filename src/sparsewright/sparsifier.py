@@ -53,6 +53,10 @@ class Sparsifier:
 
     defaults: ClassVar[Mapping[str, Any]]
     needs_total_steps: ClassVar[bool] = True
+    one_shot: ClassVar[bool] = False
+    """Whether the masks are final as soon as the sparsifier is made."""
+    prunes_at_end: ClassVar[bool] = False
+    """Whether there are no masks until :meth:`finalize` prunes."""
 
     def __init__(
         self,
@@ -133,6 +137,15 @@ class Sparsifier:
     def _load_extra_state(self, state: Mapping[str, Any]) -> None:
         pass
 
+    def _end(self) -> None:
+        """What is left to do when the sparsifier is finalized."""
+        if not self.finished:
+            warnings.warn(
+                f"{type(self).__name__} is finalized at step {self.step_count} of {self.total_steps}, before its "
+                f"schedule has ended: sparsity stays at {self.sparsity():.4f} (asked for: {self.target_sparsity})",
+                stacklevel=3,
+            )
+
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do but train."""
@@ -146,12 +159,15 @@ class Sparsifier:
         return self._step_count
 
     def sparsity(self) -> float:
-        """Fraction of zeros among the sparsified weights, counted on the masks."""
-        return self.masks.sparsity()
+        """Fraction of zeros among the sparsified weights, counted on the masks; exact zeros while there are none."""
+        return self._zeros().sparsity()
 
     def layer_sparsity(self) -> dict[str, float]:
-        """Name -> fraction of zeros, counted on the masks."""
-        return self.masks.layer_sparsity()
+        """Name -> fraction of zeros, counted as in :meth:`sparsity`."""
+        return self._zeros().layer_sparsity()
+
+    def _zeros(self) -> MaskSet:
+        return self.masks or MaskSet({name: parameter.detach() != 0 for name, parameter in self.parameters.items()})
 
     def scope_report(self) -> dict[str, str]:
         """Name -> reason, for every parameter that is left out of the scope."""
@@ -169,16 +185,12 @@ class Sparsifier:
     def finalize(self) -> None:
         """Apply the final masks and remove the hooks; the model is plain then, with exact zeros.
 
-        Called before the schedule has ended it warns and keeps the current masks. A second call does nothing.
+        Called before the schedule has ended it warns and keeps the current masks, but for the methods that prune only
+        now, which prune to their budget. A second call does nothing.
         """
         if self._finalized:
             return
-        if not self.finished:
-            warnings.warn(
-                f"{type(self).__name__} is finalized at step {self.step_count} of {self.total_steps}, before its "
-                f"schedule has ended: sparsity stays at {self.sparsity():.4f} (asked for: {self.target_sparsity})",
-                stacklevel=2,
-            )
+        self._end()
         self._hold_masks(self.parameters)
         self.detach()
         self._finalized = True

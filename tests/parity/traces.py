@@ -46,7 +46,7 @@ class Trace:
 
     @property
     def layers(self) -> list[str]:
-        return self.meta["layers_masked"]
+        return self.meta["layers_gated" if "layers_gated" in self.meta else "layers_masked"]
 
     @property
     def schedule(self) -> Mapping[str, Any]:

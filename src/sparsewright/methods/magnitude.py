@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsewright import scores, topology
 from sparsewright.distribution import kept_budget
 from sparsewright.options import SHARING
-from sparsewright.selection import top_k
+from sparsewright.selection import Elementwise, top_k
 from sparsewright.sharing import LayerShares
 from sparsewright.sparsifier import Sparsifier
 
@@ -29,6 +29,7 @@ class Magnitude(Sparsifier):
     defaults: ClassVar = {**SHARING, "distribution": "global", "criterion": "magnitude"}
 
     needs_total_steps: ClassVar = False
+    one_shot: ClassVar = True
 
     def _prepare(self) -> None:
         self._shares = LayerShares(self.parameters, self.options, self.target_sparsity)
@@ -42,8 +43,8 @@ class Magnitude(Sparsifier):
         target = self._shares.counts(self.target_sparsity, budget, self._shares.sizes)
         return {name: top_k([score[name]], kept)[0] for name, kept in target.items()}
 
-    def _scores(self) -> Mapping[str, Tensor]:
+    def _scores(self) -> Mapping[str, Tensor | Elementwise]:
         if self.options.criterion == "random":
             return {name: scores.random(weight, self._generator) for name, weight in self.parameters.items()}
         rule = scores.largest if self.options.criterion == "largest" else scores.magnitude
-        return topology.OnDemand(self.parameters, lambda name: rule(self.parameters[name]))
+        return {name: Elementwise(rule, weight) for name, weight in self.parameters.items()}

@@ -33,6 +33,7 @@ class Static(Sparsifier):
 
     defaults: ClassVar = SHARING
     needs_total_steps: ClassVar = False
+    one_shot: ClassVar = True
 
     def __init__(
         self,

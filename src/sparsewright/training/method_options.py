@@ -32,7 +32,7 @@ def known_methods() -> list[str]:
 @cache
 def one_shot_methods() -> tuple[str, ...]:
     """The methods whose masks are final as soon as they are made, which a prune stage can use."""
-    return tuple(info.name for info in list_methods() if not info.cls.needs_total_steps)
+    return tuple(info.name for info in list_methods() if info.cls.one_shot)
 
 
 def default_options(method: str) -> dict[str, Any]:
