@@ -5,12 +5,13 @@ from __future__ import annotations
 _TRAIN = frozenset(
     {"lightning", "numpy", "pydantic", "yaml", "rich", "safetensors", "sklearn", "tensorboard", "torchvision", "typer"}
 )
+_OTHERS = {"h5py": "hdf5", "timm": "timm"}
 
 
 def explain_missing(error: ModuleNotFoundError) -> str | None:
     """The sentence for a missing package that one of the extras brings; None for any other module."""
     package = (error.name or "").partition(".")[0]
-    extra = "train" if package in _TRAIN else "timm" if package == "timm" else None
+    extra = "train" if package in _TRAIN else _OTHERS.get(package)
     if extra is None:
         return None
     return f'this needs {package}, which is not installed; install it with: pip install "sparsewright[{extra}]"'

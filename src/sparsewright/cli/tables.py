@@ -51,13 +51,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right:
     output.print(table)
 
 
-def print_layers(rows: Sequence[LayerRow]) -> None:
-    """One line per layer and one of totals; FLOPs where they are known."""
-    columns = ["layer", "shape", "weights", "non-zero", "sparsity", "FLOPs dense", "FLOPs sparse", "share of FLOPs"]
+def print_layers(rows: Sequence[LayerRow], totals: Sequence[LayerRow] | None = None, *, title: str = "layer") -> None:
+    """One line per layer and one for each of ``totals``, by default that of all; FLOPs where they are known."""
+    columns = [title, "shape", "weights", "non-zero", "sparsity", "FLOPs dense", "FLOPs sparse", "share of FLOPs"]
     with_flops = all(row.flops_sparse is not None for row in rows)
     shown = columns if with_flops else columns[:5]
-    cells = [_layer_cells(row)[: len(shown)] for row in [*rows, table_totals(rows)]]
-    print_table(shown, [*cells[:-1], [""] * len(shown), cells[-1]], right=columns[2:])
+    cells = [_layer_cells(row)[: len(shown)] for row in rows]
+    sums = [_layer_cells(row)[: len(shown)] for row in ([table_totals(rows)] if totals is None else totals)]
+    print_table(shown, [*cells, [""] * len(shown), *sums], right=columns[2:])
 
 
 def print_pairs(pairs: Mapping[str, str]) -> None:
