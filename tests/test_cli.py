@@ -53,7 +53,10 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "inspect", "log", "list", "demo"])
+COMMANDS = ["train", "ticket", "eval", "inspect", "export", "log", "list", "demo"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_examples_of_the_command(command: str) -> None:
     result = invoke(command, "--help")
     assert result.exit_code == 0
@@ -64,7 +67,7 @@ def test_help_has_examples_of_the_command(command: str) -> None:
 def test_without_a_command_the_help_is_shown() -> None:
     result = invoke()
     assert result.exit_code == 0
-    for command in ("train", "eval", "inspect", "log", "list", "demo"):
+    for command in COMMANDS:
         assert f"\n  {command} " in result.stdout
 
 

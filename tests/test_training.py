@@ -45,6 +45,7 @@ from sparsewright.training.loop import RunningResult, Trainer
 from sparsewright.training.weights import load_weights, save_weights
 
 METHODS = [info.name for info in sw.list_methods()]
+MASKED = [info.name for info in sw.list_methods() if not info.cls.prunes_at_end]
 SHORT = ["duration=4ep", "method_defaults.update_interval=10"]
 
 
@@ -94,7 +95,7 @@ def killed_at_step(monkeypatch: pytest.MonkeyPatch, step: int) -> Iterator[None]
     pytest.fail(f"the run ended before step {step}")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", MASKED)
 def test_a_run_reaches_its_sparsity_and_writes_honest_numbers(tmp_path: Path, method: str) -> None:
     summary = run(tmp_path / "run", f"method={method}", "sparsity=0.9", seed=3)
     folder = tmp_path / "run"
@@ -184,7 +185,8 @@ def test_promise_3_a_stopped_run_resumes_bit_identically(
     assert checksum(tmp_path / "stopped") == checksum(tmp_path / "whole")
     for key in whole.keys() - {"train_seconds"}:
         assert resumed[key] == whole[key], key
-    assert [line["epoch"] for line in read_metrics(tmp_path / "stopped")] == [1, 2, 3, 4]
+    trained = [line["epoch"] for line in read_metrics(tmp_path / "stopped") if line["kind"] == "train"]
+    assert trained == [1, 2, 3, 4]
 
 
 def test_seeds_differ_and_a_seed_repeats(tmp_path: Path) -> None:

@@ -103,9 +103,11 @@ def _one_line(text: str) -> str:
 
 
 def _interrupted(arguments: Sequence[str]) -> str:
-    if "train" not in arguments:
-        return "interrupted"
-    return "interrupted: the same command with --resume continues from the last saved epoch"
+    if "train" in arguments:
+        return "interrupted: the same command with --resume continues from the last saved epoch"
+    if "ticket" in arguments:
+        return "interrupted: the same command continues from the last saved epoch"
+    return "interrupted"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sparsewright.training.files import write_atomically
+from sparsewright.files import write_atomically
 
 FORMAT = 1
 _KEYS = frozenset({"format", "model", "optimizer", "sparsifier", "progress", "random"})

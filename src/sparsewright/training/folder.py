@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from sparsewright.files import remove_leftovers, write_text
 from sparsewright.training.errors import RecipeError
-from sparsewright.training.files import remove_leftovers, write_text
+from sparsewright.training.masks_file import MASKS
 from sparsewright.training.recipe import Recipe
 from sparsewright.training.recipe_files import load_recipe
+from sparsewright.training.start import NO_START, StartRecord
+from sparsewright.training.weights import WEIGHTS
 
 RECIPE = "recipe.yaml"
 SETTINGS = "run.json"
 CHECKPOINT = "last.ckpt"
-WEIGHTS = "model.safetensors"
 SUMMARY = "summary.json"
 METRICS = "metrics.jsonl"
 BOARD = "tensorboard"
 
+ANOTHER_FOLDER = "choose another folder with --out"
+
 
 class RunFolderError(ValueError):
-    """A run folder that cannot be used as asked."""
+    """A run folder that cannot be used as asked.
+
+    Attributes:
+        problem: what is wrong.
+        remedy: what to do about it; empty where the problem says it all.
+    """
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(f"{problem}; {remedy}" if remedy else problem)
+        self.problem = problem
+        self.remedy = remedy
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,7 @@ class RunSettings:
         world_size: number of processes.
         threads: CPU threads of each process. Sums over threads round differently for another number, so that a
             resumed run takes the number that it was started with.
+        start: the weights, masks and step that it started from, and where it stops.
     """
 
     seed: int
@@ -46,6 +62,7 @@ class RunSettings:
     device: str
     world_size: int
     threads: int
+    start: StartRecord = NO_START
 
 
 @dataclass(frozen=True)
@@ -63,9 +80,15 @@ class Prepared:
     new_folder: bool = False
 
 
-def default_folder(recipe: Recipe, seed: int) -> Path:
-    """``runs/RECIPE-HASH``, the hash over the resolved settings and the seed."""
-    return Path("runs") / f"{recipe.name.replace('/', '-')}-{recipe.digest(seed)}"
+def default_folder(recipe: Recipe, seed: int, start: StartRecord = NO_START) -> Path:
+    """``runs/RECIPE-HASH``, the hash of ``run_digest``."""
+    return Path("runs") / f"{recipe.name.replace('/', '-')}-{run_digest(recipe, seed, start)}"
+
+
+def run_digest(recipe: Recipe, seed: int, start: StartRecord = NO_START) -> str:
+    """Eight hexadecimal digits over the resolved settings, the seed and, where there is one, the start."""
+    own = recipe.digest(seed)
+    return own if not start.content() else hashlib.sha256(f"{own}/{start.content()}".encode()).hexdigest()[:8]
 
 
 def prepare_folder(folder: Path, recipe: Recipe, settings: RunSettings, resume: bool) -> Prepared:
@@ -76,7 +99,7 @@ def prepare_folder(folder: Path, recipe: Recipe, settings: RunSettings, resume: 
             no run and that a new one would overwrite.
     """
     if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"{folder} is a file; give --out a folder")
+        raise RunFolderError(f"{folder} is a file and not a folder", ANOTHER_FOLDER)
     if not any((folder / name).exists() for name in (RECIPE, CHECKPOINT, SUMMARY)):
         _refuse_foreign_files(folder)
         new_folder = not folder.exists()
@@ -117,8 +140,9 @@ def read_settings(folder: Path) -> RunSettings:
     """
     path = folder / SETTINGS
     try:
-        return RunSettings(**json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return RunSettings(**{**content, "start": StartRecord(**content.get("start", {}))})
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
         raise RunFolderError(f"{path} is damaged or was not written by sparsewright train") from error
 
 
@@ -140,16 +164,14 @@ def _write_settings(folder: Path, recipe: Recipe, settings: RunSettings) -> None
 
 def _refuse_foreign_files(folder: Path) -> None:
     # A kill between the two files that start a run leaves run.json alone, so one of a run is no obstacle.
-    foreign = [name for name in (WEIGHTS, METRICS, BOARD) if (folder / name).exists()]
+    foreign = [name for name in (WEIGHTS, MASKS, METRICS, BOARD) if (folder / name).exists()]
     if (folder / SETTINGS).exists():
         try:
             read_settings(folder)
         except (OSError, RunFolderError):
             foreign.append(SETTINGS)
     if foreign:
-        raise RunFolderError(
-            f"{folder} holds {' and '.join(foreign)}, which a new run would overwrite; choose another folder with --out"
-        )
+        raise RunFolderError(f"{folder} holds {' and '.join(foreign)}, which a new run would overwrite", ANOTHER_FOLDER)
 
 
 def _check_same(folder: Path, recipe: Recipe, settings: RunSettings) -> None:
@@ -158,19 +180,27 @@ def _check_same(folder: Path, recipe: Recipe, settings: RunSettings) -> None:
         known = read_settings(folder)
     except (OSError, RecipeError, RunFolderError) as error:
         raise RunFolderError(
-            f"{folder} holds a run whose {RECIPE} or {SETTINGS} cannot be read ({error}); "
-            "choose another folder with --out"
+            f"{folder} holds a run whose {RECIPE} or {SETTINGS} cannot be read ({error})", ANOTHER_FOLDER
         ) from error
     if there.digest() != recipe.digest():
-        raise RunFolderError(
-            f"{folder} holds a run of another recipe ({_difference(there, recipe)}); choose another folder with --out"
-        )
-    for name, value in asdict(replace(settings, threads=known.threads)).items():
-        before = getattr(known, name)
+        raise RunFolderError(f"{folder} holds a run of another recipe ({_difference(there, recipe)})", ANOTHER_FOLDER)
+    for name in ("seed", "precision", "device", "world_size"):
+        before, value = getattr(known, name), getattr(settings, name)
         if before != value:
-            raise RunFolderError(
-                f"{folder} holds a run with {name} {before}, not {value}; choose another folder with --out"
-            )
+            raise RunFolderError(f"{folder} holds a run with {name} {before}, not {value}", ANOTHER_FOLDER)
+    if difference := known.start.difference(settings.start):
+        raise RunFolderError(f"{folder} holds a run with {difference}", ANOTHER_FOLDER)
+
+
+def recorded_start(folder: Path) -> StartRecord | None:
+    """What the run in ``folder`` was started from, where it no longer needs the files; None otherwise."""
+    if not any((folder / name).is_file() for name in (CHECKPOINT, SUMMARY)):
+        return None
+    try:
+        return read_settings(folder).start
+    except (OSError, RunFolderError):
+        # What is wrong with the folder is told when it is prepared.
+        return None
 
 
 def _difference(there: Recipe, recipe: Recipe) -> str:

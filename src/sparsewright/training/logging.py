@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from sparsewright.training.files import SaveError, write_text
+from sparsewright.files import SaveError, write_text
 from sparsewright.training.folder import BOARD, METRICS
 from sparsewright.training.loop import StepReport
 

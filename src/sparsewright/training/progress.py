@@ -17,6 +17,7 @@ class Progress:
         stage: index of the stage at hand; the number of stages once all are done.
         epoch, step: epochs and optimizer steps done in this stage.
         total_epochs, total_steps: done in all stages.
+        skipped_epochs: whole epochs before the step that the run started at; data are drawn as if they had been done.
         flops_dense, flops_sparse: of training so far, all images of all ranks.
         seconds: spent training, without evaluation and saving.
         best_accuracy: best test accuracy in per cent of the epochs after the sparsity schedule had ended.
@@ -29,6 +30,7 @@ class Progress:
     step: int = 0
     total_epochs: int = 0
     total_steps: int = 0
+    skipped_epochs: int = 0
     flops_dense: float = 0.0
     flops_sparse: float = 0.0
     seconds: float = 0.0

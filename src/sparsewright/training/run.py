@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from sparsewright.analysis.flops import layer_flops
 from sparsewright.checks import check_seed
-from sparsewright.data import AugmentOptions, Data, open_data
-from sparsewright.models import create_model
+from sparsewright.data import Data
+from sparsewright.files import write_text
+from sparsewright.masks import MaskSet
 from sparsewright.training.checkpoint import (
     load_checkpoint,
     own_random_state,
@@ -26,8 +26,6 @@ from sparsewright.training.checkpoint import (
     seed_everything,
     set_random_state,
 )
-from sparsewright.training.errors import RecipeError
-from sparsewright.training.files import write_text
 from sparsewright.training.folder import (
     CHECKPOINT,
     RECIPE,
@@ -42,14 +40,18 @@ from sparsewright.training.folder import (
     prepare_folder,
     read_settings,
     read_summary,
+    recorded_start,
 )
 from sparsewright.training.launch import deterministic, launch, own_threads, resolve_device, without_noise
 from sparsewright.training.logging import Reporter
 from sparsewright.training.loop import evaluate_model
+from sparsewright.training.masks_file import MASKS, save_masks
+from sparsewright.training.opening import create_recipe_model, data_facts, open_recipe_data
 from sparsewright.training.progress import Progress
 from sparsewright.training.recipe import Recipe
 from sparsewright.training.recipe_files import load_recipe
 from sparsewright.training.stages import Session, derived_seed, run_stage
+from sparsewright.training.start import FROM_SEED, Start, begin, check_start, check_steps, record_start
 from sparsewright.training.summary import build_summary
 from sparsewright.training.weights import load_weights, read_metadata, save_weights
 
@@ -80,6 +82,8 @@ class _Job:
     data_dir: Path
     seed: int
     resume: bool
+    start: Start
+    stop: int | None
     precision: str
     device: str
     download: bool
@@ -93,6 +97,8 @@ def train(
     data_dir: Path = Path("data"),
     seed: int = 0,
     resume: bool = False,
+    start: Start | None = None,
+    stop: int | None = None,
     device: str = "auto",
     devices: int = 1,
     precision: str = "32",
@@ -106,10 +112,14 @@ def train(
 
     Args:
         recipe: from ``load_recipe``.
-        out: the run folder; None for ``runs/RECIPE-HASH``.
+        out: the run folder; None for ``runs/RECIPE-HASH``, the hash over settings, seed, ``start`` and ``stop``.
         data_dir: where data sets are looked for, and downloaded to.
         seed: of the initial weights, the order of the data and the method's choices; in [0, 2**63).
         resume: go on with the run in the folder; one that is finished just returns its summary; none starts one.
+        start: weights, masks and step to start from; None for a fresh network at step 0. A run whose first checkpoint
+            is written can be resumed without the files.
+        stop: end before this optimizer step, with the weights that an uninterrupted run has there, bit for bit; 0 for
+            the initial ones. None for the end of the schedule. Only for recipes of one dense train stage.
         device: "auto", "cpu" or "cuda".
         devices: number of processes on this machine; not used under torchrun.
         precision: "32" or "bf16" (mixed).
@@ -118,15 +128,19 @@ def train(
 
     Raises:
         RunFolderError: the folder holds a run already, one of other settings, or files that are of no run.
+        RecipeError: the recipe cannot be started or stopped so.
         CheckpointError: the checkpoint to resume from is damaged.
         SaveError: a file could not be written; what was saved before is intact.
         TrainingError: the loss is not finite.
-        ValueError, TypeError, FileNotFoundError: an argument, an option of the method or the data are not usable.
+        ValueError, TypeError, FileNotFoundError: an argument, an option of the method, a file to start from or the
+            data are not usable.
     """
     seed = check_seed(seed)
+    start = FROM_SEED if start is None else start
+    check_start(recipe, start, stop)
     accelerator = resolve_device(device)
-    folder = Path(out) if out is not None else default_folder(recipe, seed)
-    job = _Job(recipe, folder, Path(data_dir), seed, resume, precision, accelerator, download, quiet)
+    folder = Path(out) if out is not None else default_folder(recipe, seed, record_start(start, stop))
+    job = _Job(recipe, folder, Path(data_dir), seed, resume, start, stop, precision, accelerator, download, quiet)
     with own_random_state(), own_threads(), deterministic(accelerator), without_noise():
         return launch(_train_on_rank, job, device=accelerator, devices=devices, precision=precision)
 
@@ -198,7 +212,7 @@ def load_run(target: Path) -> LoadedRun:
         raise FileNotFoundError(f"there is no {RECIPE} beside {weights}, which says what model it is")
     recipe = load_recipe(str(folder / RECIPE))
     facts = read_metadata(weights)
-    model = _create_model(recipe, facts, seed=None, load_weights=False)
+    model = create_recipe_model(recipe, facts, seed=None, load_weights=False)
     load_weights(weights, model)
     summary = read_summary(folder) if (folder / SUMMARY).is_file() else None
     settings = read_settings(folder) if (folder / SETTINGS).is_file() else None
@@ -224,17 +238,17 @@ def _train_in_folder(fabric: Fabric, job: _Job) -> dict[str, Any]:
     checkpoint = job.folder / CHECKPOINT
     saved = load_checkpoint(checkpoint) if job.resume and checkpoint.exists() else None
     data = _open(fabric, job.recipe, job.data_dir, job.seed, job.download, job.recipe.data.validation)
-    facts = {"num_classes": data.num_classes, "in_channels": data.in_channels, "image_size": data.image_size}
-    model = _create_model(job.recipe, facts, job.seed, load_weights=saved is None).to(fabric.device)
+    stages = job.recipe.resolved_stages()
+    check_steps(job.start, job.stop, stages[0].duration.steps(len(data.train)))
+    model, progress = _begin_or_resume(job, data, saved)
+    model.to(fabric.device)
     example = torch.zeros(1, data.in_channels, data.image_size, data.image_size, device=fabric.device)
     flops = layer_flops(model, example)
     seed_everything(derived_seed(job.seed, "training", fabric.global_rank))
-    progress = Progress.from_state(saved["progress"]) if saved is not None else Progress()
     if saved is not None:
-        model.load_state_dict(saved["model"])
         set_random_state(saved["random"][fabric.global_rank], fabric.device)
-    stages = job.recipe.resolved_stages()
-    total_steps = sum(stage.duration.steps(len(data.train)) for stage in stages if stage.kind == "train")
+    schedule = sum(stage.duration.steps(len(data.train)) for stage in stages if stage.kind == "train")
+    total_steps = (schedule if job.stop is None else job.stop) - job.start.step
     with Reporter(
         job.folder if first_rank else None,
         total_steps,
@@ -247,24 +261,37 @@ def _train_in_folder(fabric: Fabric, job: _Job) -> dict[str, Any]:
         def save(optimizer: Mapping[str, Any] | None, sparsifier: Mapping[str, Any] | None) -> None:
             _save(fabric, checkpoint, model, progress, optimizer, sparsifier)
 
-        session = Session(fabric, job.recipe, job.seed, data, model, flops, progress, reporter, save)
+        session = Session(fabric, job.recipe, job.seed, data, model, flops, progress, reporter, save, job.stop)
         while progress.stage < len(stages):
             within = saved if saved is not None and saved["optimizer"] is not None else None
             run_stage(session, stages[progress.stage], within)
             saved = None
     summary = build_summary(job.recipe, job.seed, model, progress, flops)
     if first_rank:
-        save_weights(job.folder / WEIGHTS, model, facts)
+        save_weights(job.folder / WEIGHTS, model, data_facts(data))
+        if progress.masks:
+            save_masks(job.folder / MASKS, MaskSet(progress.masks))
         write_text(job.folder / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
     fabric.barrier()
     return summary
+
+
+def _begin_or_resume(job: _Job, data: Data, saved: Mapping[str, Any] | None) -> tuple[nn.Module, Progress]:
+    """The model on the CPU and how far its run is: as the checkpoint ``saved`` has it, else at the start."""
+    fresh = saved is None and job.start.weights is None
+    model = create_recipe_model(job.recipe, data_facts(data), job.seed, load_weights=fresh)
+    if saved is None:
+        return model, begin(job.start, model, len(data.train))
+    model.load_state_dict(saved["model"])
+    return model, Progress.from_state(saved["progress"])
 
 
 def _agree_on_folder(fabric: Fabric, job: _Job) -> Prepared:
     """Rank 0 looks at the folder before any other rank does; all go on with what it found."""
     prepared = Prepared()
     if fabric.global_rank == 0:
-        settings = RunSettings(job.seed, job.precision, job.device, fabric.world_size, torch.get_num_threads())
+        start = record_start(job.start, job.stop, recorded_start(job.folder) if job.resume else None)
+        settings = RunSettings(job.seed, job.precision, job.device, fabric.world_size, torch.get_num_threads(), start)
         try:
             prepared = prepare_folder(job.folder, job.recipe, settings, job.resume)
         except OSError as error:
@@ -301,28 +328,17 @@ def _save(
 
 def _open(fabric: Fabric, recipe: Recipe, data_dir: Path, seed: int, download: bool, validation: int) -> Data:
     """Opens the data on every rank; only rank 0 may download, and the others wait for it."""
-    settings = recipe.data
-    augment = AugmentOptions(
-        crop_padding=settings.crop_padding,
-        padding_mode=settings.padding_mode,
-        flip=settings.flip,
-        random_resized_crop=settings.random_resized_crop,
-    )
 
     def opened(allowed: bool) -> Data:
-        return open_data(
-            settings.name,
-            data_dir=data_dir,
-            batch_size=settings.batch_size,
+        return open_recipe_data(
+            recipe,
+            data_dir,
             seed=seed,
             device=fabric.device,
-            augment=augment,
-            validation=validation,
             rank=fabric.global_rank,
             world_size=fabric.world_size,
+            validation=validation,
             download=allowed,
-            workers=min(settings.workers, os.cpu_count() or 1),
-            image_size=settings.image_size,
         )
 
     if fabric.world_size == 1:
@@ -330,21 +346,6 @@ def _open(fabric: Fabric, recipe: Recipe, data_dir: Path, seed: int, download: b
     data = opened(download) if fabric.global_rank == 0 else None
     fabric.barrier()
     return data if data is not None else opened(False)
-
-
-def _create_model(recipe: Recipe, facts: Mapping[str, Any], seed: int | None, *, load_weights: bool) -> nn.Module:
-    try:
-        return create_model(
-            recipe.model.name,
-            num_classes=facts["num_classes"],
-            in_channels=facts["in_channels"],
-            image_size=facts["image_size"],
-            seed=seed,
-            load_weights=load_weights,
-            **recipe.model.options,
-        )
-    except TypeError as error:
-        raise RecipeError(f"model {recipe.model.name}: {error}") from error
 
 
 def _zero_fraction(model: nn.Module) -> float:

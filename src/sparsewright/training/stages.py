@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,17 +13,18 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 import sparsewright as sw
-from sparsewright.data import Data
+from sparsewright.data import Data, Loader
+from sparsewright.methods.gsm import GradientError
 from sparsewright.training.costs import TrainingCost, dense_gradient_need
 from sparsewright.training.duration import moment_to_steps
 from sparsewright.training.errors import RecipeError
 from sparsewright.training.logging import Reporter
-from sparsewright.training.loop import Result, StepReport, Trainer, check_finite, evaluate_model
+from sparsewright.training.loop import Result, StepReport, Trainer, TrainingError, check_finite, evaluate_model
 from sparsewright.training.lr_schedule import LearningRate
 from sparsewright.training.method_options import DENSE
 from sparsewright.training.optimizers import build_optimizer
 from sparsewright.training.progress import Progress
-from sparsewright.training.recipe import Recipe, Stage
+from sparsewright.training.recipe import Recipe, Stage, StageKind
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Session:
         progress: how far the run is.
         reporter: where results go.
         save: writes the checkpoint, with the states of optimizer and sparsifier of an unfinished stage.
+        stop: the step of the only stage before which the run ends; None for its last.
     """
 
     fabric: Fabric
@@ -51,6 +53,7 @@ class Session:
     progress: Progress
     reporter: Reporter
     save: Callable[[Mapping[str, Any] | None, Mapping[str, Any] | None], None]
+    stop: int | None = None
 
     def stage_steps(self, stage: Stage) -> int:
         """Optimizer steps of ``stage``; 0 if it does not train."""
@@ -85,6 +88,7 @@ def _train(session: Session, stage: Stage, saved: Mapping[str, Any] | None) -> N
     total = session.stage_steps(stage)
     if total < 1:
         raise RecipeError(f"stage {stage.name}: duration {stage.duration} is less than one optimizer step")
+    last = total if session.stop is None else session.stop
     wrapped = session.fabric.setup_module(session.model)
     optimizer = build_optimizer(session.model, stage.optimizer)
     sparsifier = _attach(session, stage, optimizer, total)
@@ -98,15 +102,17 @@ def _train(session: Session, stage: Stage, saved: Mapping[str, Any] | None) -> N
         cost = TrainingCost(session.layer_flops, sparsifier, dense_gradient_need(stage.method.name, options))
         trainer = _trainer(session, stage, wrapped, optimizer, cost, total, sparsifier)
         epochs = -(-total // len(data.train))
-        while progress.step < total:
+        if progress.step >= last:
+            _report(session, stage, None, 0.0, 0.0, sparsifier, kind="evaluate")
+        while progress.step < last:
             sparsity = sparsifier.sparsity() if sparsifier is not None else 0.0
             session.reporter.start_epoch(stage.name, progress.epoch + 1, epochs, sparsity)
-            result, rate, seconds = _train_epoch(session, trainer, cost, total)
-            if progress.step >= total and sparsifier is not None:
-                sparsifier.finalize()
-                progress.masks = {name: mask.detach().cpu().clone() for name, mask in sparsifier.masks.items()}
-            _report(session, stage, result, rate, seconds, sparsifier)
-            if progress.step < total:
+            trained = _train_epoch(session, trainer, cost, last)
+            if progress.step >= last and sparsifier is not None:
+                _report_last(session, stage, sparsifier, *trained)
+                break
+            _report(session, stage, *trained, sparsifier)
+            if progress.step < last:
                 session.save(optimizer.state_dict(), sparsifier.state_dict() if sparsifier is not None else None)
     finally:
         if sparsifier is not None:
@@ -141,10 +147,29 @@ def _trainer(
     )
 
 
-def _train_epoch(session: Session, trainer: Trainer, cost: TrainingCost, total: int) -> tuple[Result, float, float]:
+class _RestOfEpoch:
+    """Epochs of ``loader`` without their first ``start`` batches of ``batch_size`` images; a `Loader`."""
+
+    def __init__(self, loader: Loader, start: int, batch_size: int) -> None:
+        self._loader, self._start = loader, start
+        self.samples = loader.samples - start * batch_size
+
+    def __len__(self) -> int:
+        return len(self._loader) - self._start
+
+    def epoch(self, n: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        return self._loader.epoch(n, self._start + start)
+
+
+def _train_epoch(session: Session, trainer: Trainer, cost: TrainingCost, last: int) -> tuple[Result, float, float]:
     progress = session.progress
     dense, sparse, start, first = cost.dense, cost.sparse, time.perf_counter(), progress.step
-    result, progress.step, rate = trainer.epoch(session.data.train, progress.total_epochs, first, total)
+    try:
+        loader = _RestOfEpoch(session.data.train, first % len(session.data.train), trainer.batch_size)
+        number = progress.skipped_epochs + progress.total_epochs
+        result, progress.step, rate = trainer.epoch(loader, number, first, last)
+    except GradientError as error:
+        raise TrainingError(f"training diverged: {error}") from error
     seconds = time.perf_counter() - start
     progress.epoch += 1
     progress.total_epochs += 1
@@ -187,9 +212,26 @@ def _prune(session: Session, stage: Stage) -> None:
     optimizer = torch.optim.SGD(session.model.parameters(), lr=0.0)
     sparsifier = _attach(session, stage, optimizer, 1)
     assert sparsifier is not None
+    _finalize(session, sparsifier)
+    _report(session, stage, None, 0.0, 0.0, sparsifier)
+
+
+def _report_last(
+    session: Session, stage: Stage, sparsifier: sw.Sparsifier, trained: Result, rate: float, seconds: float
+) -> None:
+    """Ends the sparsifier and reports the last epoch with its final masks; pruning at the end gets its own line."""
+    if not sparsifier.prunes_at_end:
+        _finalize(session, sparsifier)
+        _report(session, stage, trained, rate, seconds, sparsifier)
+        return
+    _report(session, stage, trained, rate, seconds, sparsifier)
+    _finalize(session, sparsifier)
+    _report(session, stage, None, 0.0, 0.0, sparsifier, kind="prune")
+
+
+def _finalize(session: Session, sparsifier: sw.Sparsifier) -> None:
     sparsifier.finalize()
     session.progress.masks = {name: mask.detach().cpu().clone() for name, mask in sparsifier.masks.items()}
-    _report(session, stage, None, 0.0, 0.0, sparsifier)
 
 
 def _report(
@@ -199,6 +241,7 @@ def _report(
     rate: float,
     seconds: float,
     sparsifier: sw.Sparsifier | None = None,
+    kind: StageKind | None = None,
 ) -> None:
     progress = session.progress
     tested = evaluate_model(session.fabric, session.model, session.data.test.epoch(0))
@@ -207,7 +250,7 @@ def _report(
         progress.best_accuracy = max(tested.accuracy, progress.best_accuracy or 0.0)
     line = {
         "stage": stage.name,
-        "kind": stage.kind,
+        "kind": kind or stage.kind,
         "epoch": progress.total_epochs,
         "step": progress.total_steps,
         "lr": rate if trained is not None else None,
@@ -227,7 +270,7 @@ def _schedule_ended(session: Session, sparsifier: sw.Sparsifier | None) -> bool:
     later = session.recipe.resolved_stages()[session.progress.stage + 1 :]
     if any(stage.needs_sparsity for stage in later):
         return False
-    return sparsifier is None or sparsifier.finished
+    return sparsifier is None or (sparsifier.finished and bool(sparsifier.masks))
 
 
 def _sparsity(masks: Mapping[str, Tensor]) -> float:

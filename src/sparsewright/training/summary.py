@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -35,16 +35,18 @@ def build_summary(
     total = sum(parameter.numel() for parameter in parameters.values())
     pruned = sum(mask.numel() - int(mask.count_nonzero()) for mask in masks.values())
     scoped = sum(mask.numel() for mask in masks.values())
+    sparsity = pruned / scoped if scoped else 0.0
     last = progress.metrics[-1] if progress.metrics else {}
     sparse_stages = [stage for stage in recipe.resolved_stages() if stage.needs_sparsity]
     return {
         "recipe": recipe.name,
-        "method": sparse_stages[-1].method.name if sparse_stages else "dense",
+        "method": sparse_stages[-1].method.name if sparse_stages else "static" if masks else "dense",
         "seed": seed,
-        "target_sparsity": sparse_stages[-1].sparsity if sparse_stages else 0.0,
-        "sparsity": pruned / scoped if scoped else 0.0,
+        "target_sparsity": sparse_stages[-1].sparsity if sparse_stages else sparsity,
+        "sparsity": sparsity,
         "test_accuracy": last.get("test_accuracy"),
         "test_loss": last.get("test_loss"),
+        "test_accuracy_before_pruning": _accuracy_before_pruning(progress.metrics),
         "best_accuracy_after_schedule": progress.best_accuracy,
         "evaluated_on": "validation" if recipe.data.validation else "test",
         "epochs": progress.total_epochs,
@@ -63,6 +65,12 @@ def build_summary(
         "train_seconds": progress.seconds,
         "versions": versions(),
     }
+
+
+def _accuracy_before_pruning(lines: Sequence[Mapping[str, Any]]) -> float | None:
+    """Test accuracy just before the last pruning in one shot; None without one, or where nothing was tested before."""
+    pruned = [index for index, line in enumerate(lines) if line["kind"] == "prune"]
+    return lines[pruned[-1] - 1]["test_accuracy"] if pruned and pruned[-1] > 0 else None
 
 
 def versions() -> dict[str, str]:

@@ -12,10 +12,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from sparsewright.training.files import write_atomically
+from sparsewright.checks import join_names
+from sparsewright.files import write_atomically
 
-# The library writes several metadata keys in no fixed order, which would change the checksum; so there is one.
-_METADATA_KEY = "sparsewright"
+WEIGHTS = "model.safetensors"
+"""The name of this file in a run folder."""
+
+# safetensors writes several metadata keys in no fixed order, which would change the checksum; so there is one.
+METADATA_KEY = "sparsewright"
 
 
 def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
@@ -26,7 +30,7 @@ def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, Any]) -> N
     """
     tensors = {name: tensor.contiguous() for name, tensor in first_names(model).items()}
     text = json.dumps(dict(metadata), sort_keys=True)
-    content = safetensors.torch.save(tensors, metadata={_METADATA_KEY: text})
+    content = safetensors.torch.save(tensors, metadata={METADATA_KEY: text})
     write_atomically(path, lambda stream: stream.write(content))
 
 
@@ -37,6 +41,19 @@ def read_metadata(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged or was not written by this library.
     """
+    metadata = file_metadata(path)
+    if metadata is None:
+        raise ValueError(f"{path} was not written by sparsewright train")
+    return metadata
+
+
+def file_metadata(path: Path) -> dict[str, Any] | None:
+    """This library's metadata in a safetensors file; None where another program wrote it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or not a safetensors file.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
@@ -44,9 +61,19 @@ def read_metadata(path: Path) -> dict[str, Any]:
             metadata = content.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged or not a safetensors file") from error
-    if _METADATA_KEY not in metadata:
-        raise ValueError(f"{path} was not written by sparsewright train")
-    return json.loads(metadata[_METADATA_KEY])
+    return json.loads(metadata[METADATA_KEY]) if METADATA_KEY in metadata else None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Name -> tensor on the CPU, of any safetensors file.
+
+    Raises:
+        ValueError: the file is damaged or not a safetensors file.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged or not a safetensors file") from error
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
@@ -55,20 +82,40 @@ def load_weights(path: Path, model: nn.Module) -> None:
     Raises:
         ValueError: the file is damaged, or it is of another model.
     """
-    try:
-        tensors = safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file") from error
+    fill_model(model, read_tensors(path), path)
+
+
+def fill_model(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Copies ``tensors`` into the parameters and buffers of ``model``; a shared tensor goes by its first name.
+
+    Args:
+        model: on any device.
+        tensors: one for each parameter and buffer.
+        source: the file that they come from, for errors.
+
+    Raises:
+        ValueError: a tensor is missing, unexpected or of another shape; the model is unchanged then.
+    """
     expected = first_names(model)
-    wrong = sorted(tensors.keys() ^ expected.keys())
-    wrong += [name for name in tensors.keys() & expected.keys() if tensors[name].shape != expected[name].shape]
-    if wrong:
-        raise ValueError(
-            f"{path} does not fit the recipe's model: {wrong[0]} is missing, unexpected or of another shape"
-        )
+    if missing := expected.keys() - tensors.keys():
+        raise ValueError(f"{source} does not fit the recipe's model: it lacks {join_names(sorted(missing))}")
+    if unexpected := tensors.keys() - expected.keys():
+        names = join_names(sorted(unexpected))
+        raise ValueError(f"{source} does not fit the recipe's model, which has no {names}")
+    for name, tensor in tensors.items():
+        check_shape(source, name, tensor, expected[name])
     with torch.no_grad():
         for name, tensor in tensors.items():
             expected[name].copy_(tensor)
+
+
+def check_shape(source: Path, name: str, tensor: Tensor, expected: Tensor) -> None:
+    """Raises ValueError where ``tensor`` of the file ``source`` does not have the shape of the model's ``expected``."""
+    if tensor.shape != expected.shape:
+        raise ValueError(
+            f"{source} does not fit the recipe's model: {name} has shape {tuple(tensor.shape)} there and "
+            f"{tuple(expected.shape)} in the model"
+        )
 
 
 def first_names(model: nn.Module) -> dict[str, Tensor]:
