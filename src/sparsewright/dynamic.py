@@ -194,7 +194,7 @@ class DynamicSparsifier(Sparsifier):
     # The two moments of a step.
 
     @torch.no_grad()
-    def _before_step(self, optimizer: Optimizer) -> None:
+    def _before_step(self, optimizer: Optimizer, recomputed: bool) -> None:
         owned = [name for name, owner in self._owner.items() if owner is optimizer]
         if self._averages:
             scale = optim.gradient_scale(optimizer)

@@ -112,8 +112,13 @@ class Sparsifier:
         """Masks at creation; empty for a method that has none until it prunes."""
         return {}
 
-    def _before_step(self, optimizer: Optimizer) -> None:
-        """All gradients of this optimizer are there and it has not moved yet."""
+    def _before_step(self, optimizer: Optimizer, recomputed: bool) -> None:
+        """All gradients of this optimizer are there and it has not moved yet.
+
+        Args:
+            optimizer: the one that is about to move.
+            recomputed: whether its closure has just computed the gradients anew.
+        """
 
     def _after_step(self) -> None:
         """Every optimizer has moved, the masks hold and the step is counted."""
@@ -286,7 +291,7 @@ class Sparsifier:
             self._stepped.clear()
         closure = optim.split_closure(args, kwargs)
         if closure is None:
-            self._before_step(optimizer)
+            self._before_step(optimizer, recomputed=False)
             return None
         return optim.with_closure(args, kwargs, self._after_backward(closure, optimizer))
 
@@ -295,7 +300,7 @@ class Sparsifier:
 
         def run() -> Any:
             loss = closure()
-            self._before_step(optimizer)
+            self._before_step(optimizer, recomputed=True)
             return loss
 
         return run

@@ -20,7 +20,7 @@ from sparsewright.sparsifier import Sparsifier
 
 
 class GradientError(ValueError):
-    """Gradients from which nothing can be selected; the step was not taken."""
+    """Gradients or weights among which nothing can be selected; the step was not taken."""
 
 
 class GSM(Sparsifier):
@@ -58,7 +58,7 @@ class GSM(Sparsifier):
 
     Raises:
         ValueError: a budget that keeps no weight. While training, as :class:`GradientError`: a gradient in scope that
-            is not finite, or gradients that are all zero; the parameters are named and no weight has changed.
+            is not finite, or gradients that are all zero; the parameters are named and the step is not taken.
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {}
@@ -72,7 +72,7 @@ class GSM(Sparsifier):
                 f"sparsity={self.target_sparsity} leaves int((1 - sparsity) * {weights}) = 0 of {weights} weights to "
                 "train: choose a lower one"
             )
-        self._gated_versions: dict[str, int] = {}
+        self._gated: dict[str, tuple[Tensor, int]] = {}
         self._warn_of_missing_forces()
 
     def _warn_of_missing_forces(self) -> None:
@@ -99,18 +99,28 @@ class GSM(Sparsifier):
         return self.total_steps is not None and self.step_count >= self.total_steps
 
     @torch.no_grad()
-    def _before_step(self, optimizer: Optimizer) -> None:
+    def _before_step(self, optimizer: Optimizer, recomputed: bool) -> None:
         gradients = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
-        if not gradients or self._gated_already(optimizer, gradients):
+        mine = {name: gradient for name, gradient in gradients.items() if self._owner[name] is optimizer}
+        if not mine or (not recomputed and self._gated_in_this_round(mine)):
             return
-        _refuse_not_finite(gradients, self.step_count)
-        gate_gradients(self.parameters, gradients, self._active)
-        self._gated_versions = {name: gradient._version for name, gradient in gradients.items()}
+        _refuse_unusable(mine, self.step_count)
+        # What another optimizer holds may be infinite: a gradient scaler will skip that one alone.
+        usable = {name: gradient for name, gradient in gradients.items() if name in mine or _is_finite(gradient)}
+        gate_gradients(self.parameters, usable, self._active)
+        if len(self._optimizers) > 1:
+            self._gated = {name: (gradient, gradient._version) for name, gradient in usable.items()}
 
-    def _gated_already(self, optimizer: Optimizer, gradients: Mapping[str, Tensor]) -> bool:
-        """Whether an optimizer stepped before in this round has had these gradients gated; a closure makes new ones."""
-        mine = [name for name in gradients if self._owner[name] is optimizer]
-        return bool(self._stepped) and all(self._gated_versions.get(name) == gradients[name]._version for name in mine)
+    def _after_step(self) -> None:
+        self._gated.clear()
+
+    def _gated_in_this_round(self, gradients: Mapping[str, Tensor]) -> bool:
+        """Whether an optimizer that has stepped before in this round has had all these gradients gated."""
+        known = self._gated if self._stepped else {}
+        return all(
+            name in known and known[name][0] is gradient and known[name][1] == gradient._version
+            for name, gradient in gradients.items()
+        )
 
     def _end(self) -> None:
         """Prune to the budget, over all layers jointly."""
@@ -125,7 +135,7 @@ class GSM(Sparsifier):
 
     @torch.no_grad()
     def _prune(self) -> None:
-        score = topology.OnDemand(self.parameters, lambda name: scores.magnitude(self.parameters[name]))
+        score = {name: Elementwise(scores.magnitude, parameter) for name, parameter in self.parameters.items()}
         budget = kept_budget(self.target_sparsity, sum(p.numel() for p in self.parameters.values()))
         kept = topology.prune_globally(score, budget, minimum=0)
         self.masks = MaskSet({name: self._laid_out(name, mask) for name, mask in kept.items()})
@@ -137,7 +147,8 @@ class GSM(Sparsifier):
 def gate_gradients(weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor], active: int) -> Tensor:
     """Zero in place every gradient but those of the ``active`` largest |w * dL/dw| over all tensors jointly.
 
-    Ties at the threshold all keep their gradient. With fewer than ``active`` gradients in all, none is zeroed.
+    Ties at the threshold all keep their gradient, so that none is zeroed where fewer than ``active`` products differ
+    from 0 in float32, or where there are fewer gradients than that.
 
     Args:
         weights: name -> weight; may have more names than ``gradients``.
@@ -156,6 +167,8 @@ def gate_gradients(weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor
     if threshold == 0:
         _refuse_all_zero(gradients)
         return threshold
+    if not bool(threshold.isfinite()):
+        _refuse_not_finite_weights({name: weights[name] for name in gradients})
     for name, gradient in gradients.items():
         zero_outside_(gradient, saliency[name].mask(torch.ge, threshold))
     return threshold
@@ -166,22 +179,35 @@ def _has_momentum(optimizer: Optimizer) -> bool:
     return all(group.get("momentum") or any(group.get("betas", ())[:1]) for group in optimizer.param_groups)
 
 
-def _refuse_not_finite(gradients: Mapping[str, Tensor], step: int) -> None:
+def _refuse_unusable(gradients: Mapping[str, Tensor], step: int) -> None:
+    sparse = [name for name, gradient in gradients.items() if gradient.layout is not torch.strided]
+    if sparse:
+        raise TypeError(f"the gradient of {join_names(sparse)} is sparse, and GSM needs dense ones: exclude it")
     # One sum per tensor is enough where all is well; it may overflow where nothing is wrong, hence the second look.
     sums = torch.stack([gradient.sum(dtype=torch.float32) for gradient in gradients.values()])
     if bool(sums.isfinite().all()):
         return
-    bad = [name for name, gradient in gradients.items() if not bool(gradient.isfinite().all())]
+    bad = [name for name, gradient in gradients.items() if not _is_finite(gradient)]
     if bad:
         raise GradientError(
-            f"the gradient of {join_names(bad)} is not finite at step {step + 1}; no weight was changed: lower the "
-            "learning rate, clip the gradient, or use a gradient scaler under float16"
+            f"training diverged: the gradient of {join_names(bad)} is not finite at step {step + 1}, which was not "
+            "taken: lower the learning rate, clip the gradient, or use a gradient scaler under float16"
         )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())
 
 
 def _refuse_all_zero(gradients: Mapping[str, Tensor]) -> None:
     if not any(bool(gradient.any()) for gradient in gradients.values()):
         raise GradientError(
             f"the gradient of every parameter in scope is zero ({join_names(gradients)}), so that no weight is more "
-            "salient than another; no weight was changed: the loss does not depend on them"
+            "salient than another; the step was not taken: the loss does not depend on these weights"
         )
+
+
+def _refuse_not_finite_weights(weights: Mapping[str, Tensor]) -> None:
+    bad = [name for name, weight in weights.items() if not _is_finite(weight)]
+    if bad:
+        raise GradientError(f"training diverged: {join_names(bad)} is not finite; the step was not taken")

@@ -59,7 +59,7 @@ class TrainingCost:
 
 
 def layer_density(sparsifier: Any | None) -> dict[str, float]:
-    """Name -> fraction of kept weights of the sparsified layers; empty for dense training."""
-    if sparsifier is None:
+    """Name -> fraction of kept weights of the masked layers; empty for dense training, and while nothing is masked."""
+    if sparsifier is None or not sparsifier.masks:
         return {}
     return {name: 1.0 - sparsity for name, sparsity in sparsifier.layer_sparsity().items()}

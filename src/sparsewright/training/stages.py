@@ -169,7 +169,7 @@ def _train_epoch(session: Session, trainer: Trainer, cost: TrainingCost, last: i
         number = progress.skipped_epochs + progress.total_epochs
         result, progress.step, rate = trainer.epoch(loader, number, first, last)
     except GradientError as error:
-        raise TrainingError(f"training diverged: {error}") from error
+        raise TrainingError(str(error)) from error
     seconds = time.perf_counter() - start
     progress.epoch += 1
     progress.total_epochs += 1

@@ -137,7 +137,7 @@ def _check_search(search: Recipe, data: Data, seed: int) -> None:
 def _steps(rewind_step: int | str, steps_per_epoch: int, total: int) -> int:
     if not isinstance(rewind_step, str):
         step = check_count(rewind_step, "rewind_step", least=0)
-    elif rewind_step.strip().isdigit():
+    elif rewind_step.strip().isdecimal():
         step = int(rewind_step)
     else:
         step = _parsed(rewind_step).steps(steps_per_epoch)
