@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
+import numpy
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsewright import selection
 from sparsewright.selection import Elementwise, count_above, kth_largest, top_k
-from sparsewright.topology import OnDemand
+from sparsewright.topology import OnDemand, among
 
 # Up to this number of scores in total they are computed once and held; more are read piece by piece, several times.
 LARGE = 1 << 19
@@ -74,24 +77,26 @@ def assert_selects(scores: Sequence[Tensor | Elementwise], k: int) -> None:
     assert all(torch.equal(score, copy) for score, copy in zip(after, copies, strict=True)), "scores were changed"
 
 
+# Sizes inside the module that make a few scores take the paths that else take millions: scores in a piece, steps of the
+# samples, and a bracket so narrow that it often misses. None leaves all as it is.
+internals = st.sampled_from([None, (1, 1, 3.0), (2, 3, 0.1), (8, 2, 0.1), (16, 7, 3.0), (64, 1, 0.1), (64, 5, 0.1)])
+
+
 @contextlib.contextmanager
-def thresholds(piece: int, stride: int) -> Iterator[None]:
-    """Work in tiny pieces, so that a few scores take the paths that else take millions."""
-    with mock.patch.multiple(selection, _PIECE=piece, _STRIDES=(stride,), _SHORT_STRIDES=(stride,)):
+def working_with(sizes: tuple[int, int, float] | None) -> Iterator[None]:
+    if sizes is None:
         yield
-
-
-internals = st.sampled_from([None, (1, 1), (2, 3), (8, 2), (16, 7), (64, 5)])
-
-
-def inside(sizes: tuple[int, int] | None) -> contextlib.AbstractContextManager[None]:
-    return contextlib.nullcontext() if sizes is None else thresholds(*sizes)
+        return
+    piece, stride, deviations = sizes
+    strides = (stride, stride + 1)
+    with mock.patch.multiple(selection, _PIECE=piece, _STRIDES=strides, _SHORT_STRIDES=strides, _DEVIATIONS=deviations):
+        yield
 
 
 @bounded
 @given(st.data(), shapes, internals, st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]))
 def test_top_k_equals_a_full_sort(
-    data: st.DataObject, sizes: list[tuple[int, ...]], pieces: tuple[int, int] | None, dtype: torch.dtype
+    data: st.DataObject, sizes: list[tuple[int, ...]], sizes_inside: tuple[int, int, float] | None, dtype: torch.dtype
 ) -> None:
     scores = []
     for size in sizes:
@@ -99,8 +104,18 @@ def test_top_k_equals_a_full_sort(
         drawn = data.draw(st.lists(values, min_size=count, max_size=count))
         scores.append(torch.tensor(drawn, dtype=torch.float32).to(dtype).reshape(size))
     total = sum(score.numel() for score in scores)
-    with inside(pieces):
+    with working_with(sizes_inside):
         assert_selects(scores, data.draw(st.integers(0, total)))
+
+
+@pytest.mark.parametrize("piece", [4, 64])
+def test_every_arrangement_of_five_scores(piece: int) -> None:
+    arrangements = [*itertools.permutations(range(5)), *itertools.product([0, 1, math.inf], repeat=5)]
+    with working_with((piece, 2, 0.1)):
+        for arrangement in arrangements:
+            scores = torch.tensor(arrangement, dtype=torch.float32)
+            found = [kth_largest(list(scores.split(3)), k).item() for k in range(1, 6)]
+            assert found == sorted(arrangement, reverse=True)
 
 
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -130,7 +145,7 @@ def test_elementwise_scores_of_two_tensors_in_any_memory_layouts(
     tensors: list[tuple[tuple[int, int, int, int], str, str]],
     rule: Callable[..., Tensor],
     dtype: torch.dtype,
-    pieces: tuple[int, int] | None,
+    sizes_inside: tuple[int, int, float] | None,
     seed: int,
     fraction: float,
 ) -> None:
@@ -141,7 +156,7 @@ def test_elementwise_scores_of_two_tensors_in_any_memory_layouts(
         one, other = (torch.randn((2, *shape), generator=generator) * 2).round().to(dtype)
         other = other > 0 if rule is dropped else other
         scores.append(Elementwise(rule, LAYOUTS[first](one), LAYOUTS[second](other)))
-    with inside(pieces):
+    with working_with(sizes_inside):
         assert_selects(scores, round(fraction * sum(score.numel() for score in scores)))
 
 
@@ -297,14 +312,18 @@ def test_few_scores_are_computed_once() -> None:
     assert calls == [3000, 5, 20_000]
 
 
-@pytest.mark.parametrize("sizes", [[100, 2000], [600_000, 20, 5000]])
-def test_tensors_computed_on_demand_are_computed_twice_at_most(sizes: list[int]) -> None:
-    asked: list[str] = []
+@pytest.mark.parametrize("sizes", [[100, 2000], [600_000, 20, 700_000, 5000]])
+def test_tensors_computed_on_demand_are_computed_twice_at_most_and_not_held(sizes: list[int]) -> None:
+    asked: list[weakref.ref[numpy.ndarray]] = []
     tensors = {str(size): torch.randn(size, generator=torch.Generator().manual_seed(size)) for size in sizes}
 
     def compute(name: str) -> Tensor:
-        asked.append(name)
-        return tensors[name] * 2
+        alive = [array for reference in asked if (array := reference()) is not None and array.size > LARGE]
+        assert len(alive) <= 1
+        # The tensor's memory is the array's, which lives as long as any view of it.
+        array = tensors[name].numpy() * 2
+        asked.append(weakref.ref(array))
+        return torch.from_numpy(array)
 
     threshold = kth_largest(OnDemand(tensors, compute).values(), 60)
     assert len(asked) <= 2 * len(sizes)
@@ -361,6 +380,16 @@ def test_empty_tensors_take_part() -> None:
     assert kth_largest(scores, 2) == 2
     assert [mask.tolist() for mask in top_k(scores, 2)] == [[], [False, True, True], []]
     assert top_k([], 0) == []
+
+
+@bounded
+@given(st.lists(st.tuples(values, st.booleans()), min_size=1, max_size=20))
+def test_among_is_minus_infinity_where_not_eligible_and_nothing_else_changes(entries: list[tuple[float, bool]]) -> None:
+    score = torch.tensor([value for value, _ in entries], dtype=torch.float32)
+    eligible = torch.tensor([chosen for _, chosen in entries])
+    expected = score.masked_fill(~eligible, -torch.inf)
+    result = among(score, eligible)
+    assert torch.equal(result.view(torch.int32), expected.view(torch.int32))
 
 
 def test_count_above_counts_strictly() -> None:

@@ -375,6 +375,25 @@ def test_bad_input_is_refused_before_training(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_file_of_masks_is_no_model(experiment: TicketResult) -> None:
+    for command in ("inspect", "eval"):
+        result = CliRunner().invoke(app, [command, str(experiment.stages[-1].folder / "masks.safetensors")])
+        assert result.exit_code == 2, result.output
+        assert "holds masks, not weights" in result.stderr
+
+
+def test_later_stages_take_the_threads_of_the_base(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"sparsity": 0.8, "root": tmp_path, "device": "cpu", "quiet": True}
+    recipe = load_recipe("digits/lenet300", ["duration=3it"])
+    torch.set_num_threads(2)
+    first = find_ticket(recipe, **arguments)
+    torch.set_num_threads(1)
+    second = find_ticket(recipe, rewind_step=1, **arguments)
+    assert second.stages[0].folder == first.stages[0].folder
+    assert [json.loads((item.folder / "run.json").read_text())["threads"] for item in second.stages] == [2] * 4
+    assert torch.get_num_threads() == 1
+
+
 @pytest.mark.parametrize("arguments", [["--sparsity", "0.8"], ["sparsity=0.8"]])
 def test_a_dense_recipe_takes_its_sparsity_either_way(tmp_path: Path, arguments: list[str]) -> None:
     result = invoke("digits/lenet300", "duration=2it", *arguments, "--root", tmp_path, "--device", "cpu", "--json")

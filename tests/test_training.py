@@ -40,7 +40,7 @@ from sparsewright.training import (
     train,
 )
 from sparsewright.training.checkpoint import load_checkpoint, save_checkpoint
-from sparsewright.training.folder import default_folder
+from sparsewright.training.folder import default_folder, only_here
 from sparsewright.training.loop import RunningResult, Trainer
 from sparsewright.training.weights import load_weights, save_weights
 
@@ -652,3 +652,38 @@ def test_torchrun_gives_the_same_weights_as_spawned_ranks(tmp_path: Path, spawne
 def test_an_error_in_spawned_ranks_arrives_as_itself(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^stage train, method granet: no topology update is due"):
         run(tmp_path / "run", "method=granet", "sparsity=0.9", "duration=3it", devices=2)
+
+
+def test_a_folder_takes_one_process_at_a_time(tmp_path: Path) -> None:
+    with only_here(tmp_path / "run"), pytest.raises(RunFolderError, match=r"another process is training in .*run"):
+        run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    summary = run(tmp_path / "run", "duration=1ep")
+    with only_here(tmp_path / "run"):
+        assert run(tmp_path / "run", "duration=1ep", resume=True) == summary
+
+
+def test_gsm_trains_dense_even_from_a_sparse_start(tmp_path: Path) -> None:
+    stages = "stages=[{}, {kind: prune, method: magnitude, sparsity: 0.8}, {method: gsm, sparsity: 0.9}]"
+    summary = run(tmp_path / "run", "duration=1ep", stages)
+    assert summary["training_flops_sparse"] == summary["training_flops_dense"]
+    assert summary["sparsity"] == pytest.approx(0.9, abs=1e-4)
+
+
+def test_gsm_reports_its_accuracy_before_and_after_the_prune(tmp_path: Path) -> None:
+    summary = run(tmp_path / "run", "duration=1ep", "stages=[{name: base}, {name: search, method: gsm, sparsity: 0.9}]")
+    lines = read_metrics(tmp_path / "run")
+    assert [(line["stage"], line["kind"]) for line in lines] == [
+        ("base", "train"),
+        ("search", "train"),
+        ("search", "prune"),
+    ]
+    assert [line["sparsity"] for line in lines] == [0.0, 0.0, pytest.approx(0.9, abs=1e-4)]
+    assert summary["test_accuracy_before_pruning"] == lines[1]["test_accuracy"]
+    assert summary["test_accuracy"] == lines[2]["test_accuracy"]
+    assert summary["best_accuracy_after_schedule"] is None
+
+
+def test_gsm_that_diverges_says_so(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="training diverged"):
+        run(tmp_path / "run", "method=gsm", "sparsity=0.5", "optimizer.lr=1e20")

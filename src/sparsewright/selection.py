@@ -2,8 +2,8 @@
 
 The k-th largest value is bracketed from a sample, one pass counts what lies above the bracket and collects the few
 values inside, and the search ends exactly among those. Where the bracket misses, another sample gives a wider one, and
-the pass is repeated. Ties at the threshold are broken by position (first tensor first, lowest index first), so that a selection is
-the same on every device and with any number of threads.
+the pass is repeated. Ties at the threshold are broken by position (first tensor first, lowest index first), so that a
+selection is the same on every device and with any number of threads.
 
 The scores are read in a few passes and none is held. Scores that depend on each entry alone can be given as
 :class:`Elementwise`: they are computed piece by piece, in the processor's cache, and the sample computes only itself.
@@ -11,7 +11,6 @@ The scores are read in a few passes and none is held. Scores that depend on each
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator
 from typing import TypeAlias
 
@@ -112,25 +111,20 @@ def kth_largest(scores: Scores, k: int) -> Tensor:
     Raises:
         ValueError: k is out of range.
     """
-    floor, ceiling = -math.inf, math.inf
     attempt = 0
     while True:
         scores, sample, total = _survey(scores, attempt)
         if not 1 <= k <= total:
             raise ValueError(f"k must be between 1 and the {total} scores, got {k}")
-        low, high = (end.clamp(floor, ceiling) for end in _bracket(sample, k / total, attempt))
+        low, high = _bracket(sample, k / total, attempt)
         above, inside = _narrow(scores, low, high)
         if above < k <= above + inside.numel():
             return _ranked(inside, k - above)
         # Ties with the ends are only counted: there can be very many, as where most entries are -inf.
-        if k <= above:
-            if count_above(scores, high) < k:
-                return high
-            floor = float(high)
-        else:
-            if _count(scores, torch.ge, low) >= k:
-                return low
-            ceiling = float(low)
+        if k <= above and count_above(scores, high) < k:
+            return high
+        if k > above and _count(scores, torch.ge, low) >= k:
+            return low
         attempt += 1
 
 
@@ -143,7 +137,7 @@ def top_k(scores: Scores, k: int) -> list[Tensor]:
         k: how many to choose, from 0 to the total number of scores.
 
     Returns:
-        A mask per entry of ``scores``, of its shape and, where that is dense, its memory layout.
+        A mask per entry of ``scores``, of its shape and memory layout.
 
     Raises:
         ValueError: k is out of range.
@@ -176,11 +170,10 @@ def _elementwise(score: Tensor | Elementwise) -> Elementwise:
 
 
 def _memory_order(tensor: Tensor) -> list[int] | None:
-    """The order of dimensions in which a dense tensor lies in memory; None for the given order, also if not dense."""
+    """The order of dimensions in which a tensor lies in memory; None if that is the given order."""
     if tensor.is_contiguous():
         return None
-    order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
-    return order if tensor.permute(order).is_contiguous() else None
+    return sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
 
 
 def _survey(scores: Scores, attempt: int) -> tuple[Scores, Tensor, int]:
@@ -195,7 +188,7 @@ def _survey(scores: Scores, attempt: int) -> tuple[Scores, Tensor, int]:
             held += given.pieces(_PIECE)
         else:
             if held:
-                samples.append(torch.cat(held)[::stride].clone())
+                samples.append(torch.cat(held)[::stride])
                 held.clear()
             samples.append(given.every(stride, -total % stride))
         total += given.numel()

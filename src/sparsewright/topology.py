@@ -16,7 +16,7 @@ from sparsewright.selection import Elementwise, count_above, top_k
 T = TypeVar("T")
 
 Tensors = Mapping[str, Tensor]
-Scores = Mapping[str, Tensor | Elementwise]
+ScoresByName = Mapping[str, Tensor | Elementwise]
 Counts = Mapping[str, int]
 
 # The bits of -inf in float32, read as an integer.
@@ -65,7 +65,7 @@ def select_among(score: Tensor, eligible: Tensor, k: int) -> Tensor:
     return top_k([Elementwise(among, score, eligible)], k)[0]
 
 
-def prune_globally(score: Scores, total: int, minimum: int) -> dict[str, Tensor]:
+def prune_globally(score: ScoresByName, total: int, minimum: int) -> dict[str, Tensor]:
     """Keep the ``total`` highest scores of all layers jointly, at least ``minimum`` in each.
 
     Args:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from sparsewright.files import remove_leftovers, write_text
 from sparsewright.training.errors import RecipeError
@@ -114,6 +118,27 @@ def prepare_folder(folder: Path, recipe: Recipe, settings: RunSettings, resume: 
         raise RunFolderError(f"{folder} holds {state} run; add --resume to {what}, or choose another folder with --out")
     remove_leftovers(folder)
     return Prepared(summary=read_summary(folder) if finished else None)
+
+
+@contextmanager
+def only_here(folder: Path) -> Iterator[None]:
+    """Keeps other processes of this machine from training in ``folder`` meanwhile; the end of the process lets go too.
+
+    Raises:
+        RunFolderError: another process does so.
+    """
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    # Not in the folder, which may be new, or its parent, which may not be writable.
+    lock = FileLock(Path(tempfile.gettempdir()) / f"sparsewright-{name}.lock", mode=0o666)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunFolderError(f"another process is training in {folder}; wait for it to end", ANOTHER_FOLDER) from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def discard_start(folder: Path, prepared: Prepared) -> None:

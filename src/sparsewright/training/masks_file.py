@@ -9,7 +9,7 @@ import safetensors.torch
 
 from sparsewright.files import write_atomically
 from sparsewright.masks import MaskSet
-from sparsewright.training.weights import METADATA_KEY, file_metadata, read_tensors
+from sparsewright.training.weights import METADATA_KEY, WEIGHTS, file_metadata, read_tensors
 
 MASKS = "masks.safetensors"
 """The name of this file in a run folder."""
@@ -46,6 +46,12 @@ def load_masks(path: Path) -> MaskSet:
         return MaskSet.from_state_dict(state)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: its metadata and its masks do not fit each other ({error})") from error
+
+
+def refuse_masks(path: Path) -> None:
+    """Raises ValueError where the file at ``path`` holds masks, but weights are wanted; else as ``holds_masks``."""
+    if holds_masks(path):
+        raise ValueError(f"{path} holds masks, not weights; give the run folder or its {WEIGHTS}")
 
 
 def holds_masks(path: Path) -> bool:

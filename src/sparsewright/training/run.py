@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from sparsewright.training.folder import (
     RunSettings,
     default_folder,
     discard_start,
+    only_here,
     prepare_folder,
     read_settings,
     read_summary,
@@ -45,7 +47,7 @@ from sparsewright.training.folder import (
 from sparsewright.training.launch import deterministic, launch, own_threads, resolve_device, without_noise
 from sparsewright.training.logging import Reporter
 from sparsewright.training.loop import evaluate_model
-from sparsewright.training.masks_file import MASKS, save_masks
+from sparsewright.training.masks_file import MASKS, refuse_masks, save_masks
 from sparsewright.training.opening import create_recipe_model, data_facts, open_recipe_data
 from sparsewright.training.progress import Progress
 from sparsewright.training.recipe import Recipe
@@ -117,7 +119,7 @@ def train(
         seed: of the initial weights, the order of the data and the method's choices; in [0, 2**63).
         resume: go on with the run in the folder; one that is finished just returns its summary; none starts one.
         start: weights, masks and step to start from; None for a fresh network at step 0. A run whose first checkpoint
-            is written can be resumed without the files.
+            is written can be resumed without the files, if ``out`` names its folder.
         stop: end before this optimizer step, with the weights that an uninterrupted run has there, bit for bit; 0 for
             the initial ones. None for the end of the schedule. Only for recipes of one dense train stage.
         device: "auto", "cpu" or "cuda".
@@ -211,6 +213,7 @@ def load_run(target: Path) -> LoadedRun:
     if not (folder / RECIPE).is_file():
         raise FileNotFoundError(f"there is no {RECIPE} beside {weights}, which says what model it is")
     recipe = load_recipe(str(folder / RECIPE))
+    refuse_masks(weights)
     facts = read_metadata(weights)
     model = create_recipe_model(recipe, facts, seed=None, load_weights=False)
     load_weights(weights, model)
@@ -221,6 +224,12 @@ def load_run(target: Path) -> LoadedRun:
 
 
 def _train_on_rank(fabric: Fabric, job: _Job) -> dict[str, Any]:
+    finished = (job.folder / SUMMARY).is_file()
+    with only_here(job.folder) if fabric.global_rank == 0 and not finished else nullcontext():
+        return _train_alone(fabric, job)
+
+
+def _train_alone(fabric: Fabric, job: _Job) -> dict[str, Any]:
     prepared = _agree_on_folder(fabric, job)
     if prepared.summary is not None:
         return prepared.summary

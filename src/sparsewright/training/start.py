@@ -16,7 +16,7 @@ from sparsewright.export import is_hdf5, load_hdf5
 from sparsewright.masks import MaskSet
 from sparsewright.scope import named_parameters
 from sparsewright.training.errors import RecipeError
-from sparsewright.training.masks_file import MASKS, holds_masks, load_masks
+from sparsewright.training.masks_file import MASKS, holds_masks, load_masks, refuse_masks
 from sparsewright.training.method_options import DENSE
 from sparsewright.training.progress import Progress
 from sparsewright.training.recipe import Recipe
@@ -164,8 +164,7 @@ def begin(start: Start, model: nn.Module, steps_per_epoch: int) -> Progress:
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if is_hdf5(path):
         return load_hdf5(path)
-    if holds_masks(path):
-        raise ValueError(f"{path} holds masks, not weights; give the run folder or its {WEIGHTS}")
+    refuse_masks(path)
     return read_tensors(path)
 
 
@@ -203,7 +202,9 @@ def _file(target: Path, name: str) -> Path:
     if path.is_file():
         return path
     hint = ""
-    if target.is_dir() and (target / WEIGHTS).is_file():
+    if target.is_dir() and name == WEIGHTS and (target / MASKS).is_file():
+        hint = "; the run there has lost its weights"
+    elif target.is_dir() and (target / WEIGHTS).is_file():
         hint = f"; the run there ended without masks, give its {WEIGHTS} to take the exact zeros as masks"
     elif target.is_dir():
         hint = "; it is no run folder, or its run is not finished"

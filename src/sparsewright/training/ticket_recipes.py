@@ -84,12 +84,8 @@ def prune_recipe(recipe: Recipe, sparsity: float) -> Recipe:
 
 def warn_of_unused_stages(recipe: Recipe) -> None:
     """Warns of stages that have no part in any ticket experiment."""
-    base = base_stage(recipe)
-    unused = [
-        stage.name
-        for stage in recipe.resolved_stages()
-        if stage is not base and not any(_makes_sparse_by(stage, method) for method in (GSM, MAGNITUDE))
-    ]
+    used = (base_stage(recipe), method_stage(recipe, GSM), method_stage(recipe, MAGNITUDE))
+    unused = [stage.name for stage in recipe.resolved_stages() if not any(stage is other for other in used)]
     if unused:
         warnings.warn(
             f"recipe {recipe.name} has stages without a part in the search for a ticket, which are not run: "

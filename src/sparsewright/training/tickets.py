@@ -13,9 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sparsewright.checks import check_seed
 from sparsewright.files import write_text
-from sparsewright.training.folder import ANOTHER_FOLDER, CHECKPOINT, SUMMARY, RunFolderError, run_digest
+from sparsewright.training.folder import (
+    ANOTHER_FOLDER,
+    CHECKPOINT,
+    SUMMARY,
+    RunFolderError,
+    read_settings,
+    run_digest,
+)
+from sparsewright.training.launch import own_threads
 from sparsewright.training.loop import TrainingError
 from sparsewright.training.masks_file import MASKS, load_masks
 from sparsewright.training.recipe import Recipe
@@ -85,7 +95,8 @@ def find_ticket(
         download=download,
     )
     options = {"data_dir": data_dir, "seed": seed, "device": device, "devices": devices, "precision": precision}
-    stages = _run(plan, _Chain(Path(root), {**options, "download": download, "quiet": quiet}))
+    with own_threads():
+        stages = _run(plan, _Chain(Path(root), {**options, "download": download, "quiet": quiet}))
     result = TicketResult(
         recipe=recipe.name,
         find=plan.find,
@@ -130,6 +141,8 @@ class _Chain:
 def _run(plan: TicketPlan, chain: _Chain) -> list[TicketStage]:
     step = plan.rewind_step
     trained = chain.run("base", plan.base)
+    # Sums round differently for another number of threads, and the base may be of another day.
+    torch.set_num_threads(read_settings(trained).threads)
     rewound = None
     if plan.rewind == WEIGHTS_REWINDING:
         rewound = chain.run("initial" if step == 0 else f"step-{step}", plan.base, stop=step)
