@@ -31,8 +31,8 @@ class GSM(Sparsifier):
     is set to zero, so that weight decay and its old momentum alone move it: with SGD at learning rate lr, momentum m
     and weight decay d it shrinks by about the factor 1 - lr * d / (1 - m) per step. ``finalize`` removes the smallest
     magnitudes over all layers jointly and keeps exactly round((1 - sparsity) * n) weights, at whatever step it is
-    called. Where the training was long enough for the others to fade, that loses next to nothing, and no fine-tuning
-    is needed.
+    called. The paper reports that this loses nothing and needs no fine-tuning; how much it loses depends on how far
+    the others have faded, and on how many weights take turns in the active set.
 
     Until then nothing is masked: :attr:`masks` is empty and :meth:`sparsity` counts exact zeros. That is why the active
     set may change freely, which the paper calls implicit reactivation. A passive weight still has its value, and the
