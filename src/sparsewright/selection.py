@@ -53,7 +53,7 @@ class Elementwise:
         if len(set(shapes)) > 1:
             raise ValueError(f"the tensors of elementwise scores must have one shape, got {shapes}")
         self.rule = rule
-        self.tensors = [tensor.detach() for tensor in tensors]
+        self.tensors = tensors
         self._order = _memory_order(tensors[0])
 
     def numel(self) -> int:
@@ -73,6 +73,7 @@ class Elementwise:
         """A copy of every ``stride``-th score in memory order, from the position ``start``; 1-D."""
         return self.rule(*(line[start::stride] for line in self._lines())).clone()
 
+    @torch.no_grad()
     def mask(self, compare: Callable[..., Tensor], bound: Tensor | float) -> Tensor:
         """Where ``compare(scores, bound)`` holds: bool, of the tensors' shape, in the first one's memory layout.
 
@@ -99,6 +100,7 @@ class Elementwise:
 Scores: TypeAlias = Collection[Tensor | Elementwise]
 
 
+@torch.no_grad()
 def kth_largest(scores: Scores, k: int) -> Tensor:
     """The k-th largest value (k counts from 1) over all scores jointly, as a 0-dimensional tensor.
 
@@ -128,6 +130,7 @@ def kth_largest(scores: Scores, k: int) -> Tensor:
         attempt += 1
 
 
+@torch.no_grad()
 def top_k(scores: Scores, k: int) -> list[Tensor]:
     """Bool masks of the exactly k largest scores over all of them jointly.
 
@@ -151,6 +154,7 @@ def top_k(scores: Scores, k: int) -> list[Tensor]:
     return masks
 
 
+@torch.no_grad()
 def count_above(scores: Scores, bound: Tensor | float) -> int:
     """How many scores are greater than ``bound``, a number or a 0-dimensional tensor of their dtype."""
     return _count(scores, torch.gt, bound)

@@ -74,6 +74,8 @@ def summary_pairs(summary: Mapping[str, Any]) -> dict[str, str]:
     for key, label in (("recipe", "recipe"), ("method", "method"), ("seed", "seed")):
         if key in summary:
             pairs[label] = str(summary[key])
+    if summary.get("test_accuracy_before_pruning") is not None:
+        pairs["before pruning"] = f"{summary['test_accuracy_before_pruning']:.2f} %"
     if summary.get("test_accuracy") is not None:
         pairs["test accuracy"] = f"{summary['test_accuracy']:.2f} %"
     if summary.get("test_loss") is not None:

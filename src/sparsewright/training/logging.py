@@ -125,7 +125,8 @@ class Reporter:
         self._status.plain = "  ".join(parts)
 
     def _plain_line(self, line: Mapping[str, Any]) -> str:
-        parts = [self._title, self._epoch_label] if line["kind"] == "train" else [self._title, line["stage"]]
+        stage = line["stage"] if line["kind"] in line["stage"] else f"{line['stage']} ({line['kind']})"
+        parts = [self._title, self._epoch_label] if line["kind"] == "train" else [self._title, stage]
         if line["train_loss"] is not None:
             parts.append(f"train loss {line['train_loss']:.4f} accuracy {line['train_accuracy']:.2f} %")
         parts.append(f"test loss {line['test_loss']:.4f} accuracy {line['test_accuracy']:.2f} %")
