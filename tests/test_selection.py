@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsewright import selection
 from sparsewright.selection import Elementwise, count_above, kth_largest, top_k
-from sparsewright.topology import OnDemand, among
+from sparsewright.topology import among
 
 # Up to this number of scores in total they are computed once and held; more are read piece by piece, several times.
 LARGE = 1 << 19
@@ -307,6 +307,22 @@ def test_few_scores_are_computed_once() -> None:
     assert calls == [3000, 5, 20_000]
 
 
+class OnDemand(Collection[Tensor]):
+    """Tensors that are computed anew whenever they are read."""
+
+    def __init__(self, names: Collection[str], compute: Callable[[str], Tensor]) -> None:
+        self._names, self._compute = names, compute
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return map(self._compute, self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, tensor: object) -> bool:
+        return False
+
+
 @pytest.mark.parametrize("sizes", [[100, 2000], [600_000, 20, 700_000, 5000]])
 def test_tensors_computed_on_demand_are_computed_twice_at_most_and_not_held(sizes: list[int]) -> None:
     asked: list[weakref.ref[numpy.ndarray]] = []
@@ -320,10 +336,10 @@ def test_tensors_computed_on_demand_are_computed_twice_at_most_and_not_held(size
         asked.append(weakref.ref(array))
         return torch.from_numpy(array)
 
-    threshold = kth_largest(OnDemand(tensors, compute).values(), 60)
+    threshold = kth_largest(OnDemand(tensors, compute), 60)
     assert len(asked) <= 2 * len(sizes)
     assert threshold == reference_order([tensor * 2 for tensor in tensors.values()])[0][59]
-    masks = top_k(OnDemand(tensors, compute).values(), 60)
+    masks = top_k(OnDemand(tensors, compute), 60)
     given = [tensor * 2 for tensor in tensors.values()]
     expected = first_of(reference_order(given)[1], 60, given)
     assert all(torch.equal(mask, other) for mask, other in zip(masks, expected, strict=True))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -13,38 +12,12 @@ from sparsewright import scores
 from sparsewright.distribution import allocate
 from sparsewright.selection import Elementwise, count_above, top_k
 
-T = TypeVar("T")
-
 Tensors = Mapping[str, Tensor]
 ScoresByName = Mapping[str, Tensor | Elementwise]
 Counts = Mapping[str, int]
 
 # The bits of -inf in float32, read as an integer.
 _MINUS_INFINITY = -(1 << 23)
-
-
-class OnDemand(Mapping[str, T]):
-    """Tensors or scores by name, computed anew at each access: a pass over all of them needs the memory of one.
-
-    Args:
-        names: the keys, in order.
-        compute: name -> tensor or scores; the same whenever it is asked.
-    """
-
-    def __init__(self, names: Collection[str], compute: Callable[[str], T]) -> None:
-        self._names = dict.fromkeys(names)
-        self._compute = compute
-
-    def __getitem__(self, name: str) -> T:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._compute(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def count(masks: Tensors) -> dict[str, int]:
@@ -81,7 +54,7 @@ def prune_globally(score: ScoresByName, total: int, minimum: int) -> dict[str, T
         return chosen
     # Layers that the global threshold would empty keep their best weights; the others give up as many.
     held = {name: top_k([score[name]], least)[0] for name, least in short.items()}
-    rest = OnDemand([name for name in score if name not in held], score.__getitem__)
+    rest = {name: values for name, values in score.items() if name not in held}
     chosen = {**held, **prune_globally(rest, total - sum(short.values()), minimum)}
     return {name: chosen[name] for name in score}
 
