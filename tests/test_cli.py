@@ -71,6 +71,19 @@ def test_without_a_command_the_help_is_shown() -> None:
         assert f"\n  {command} " in result.stdout
 
 
+def test_help_does_not_wait_for_what_only_training_needs() -> None:
+    slow = "{'lightning', 'torchvision', 'rich', 'sparsewright.analysis', 'sparsewright.data', 'sparsewright.training'}"
+    code = f"""import sys
+from sparsewright.cli import app
+try:
+    app(["train", "--help"])
+except SystemExit as end:
+    print(end.code, sorted({slow} & sys.modules.keys()))"""
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert "Examples:" in done.stdout
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
@@ -117,6 +130,16 @@ def test_a_failed_start_leaves_the_users_files(tmp_path: Path) -> None:
     result = invoke("train", "mnist/lenet300", "--no-download", "--data-dir", tmp_path / "none", "--out", mine)
     assert_one_sentence(result, 2, str(mine), "model.safetensors", "metrics.jsonl", "tensorboard", "--out")
     assert {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.filterwarnings("default:duration")
+def test_stages_that_keep_their_own_duration_are_told(tmp_path: Path) -> None:
+    stages = "stages: [{}, {name: last, duration: 2it}]"
+    (tmp_path / "own.yaml").write_text(f"extends: digits/lenet300\n{stages}\n")
+    result = invoke("train", tmp_path / "own.yaml", "duration=1it", "--out", tmp_path / "run", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert "warning: duration=1it does not reach" in result.stderr
+    assert "last (2it); set it with stages.1.duration=..." in result.stderr
 
 
 def test_a_test_loss_that_is_no_number_is_a_failure(tmp_path: Path) -> None:

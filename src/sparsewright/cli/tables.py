@@ -16,7 +16,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from sparsewright.analysis import LayerRow, table_totals
+from sparsewright.analysis import LayerRow, RankAverages, RankRow, rank_averages, table_totals
 
 PIPE_WIDTH = 160
 """Columns when the output is no terminal: rich's 80 would fold names that scripts look for."""
@@ -59,6 +59,19 @@ def print_layers(rows: Sequence[LayerRow], totals: Sequence[LayerRow] | None = N
     cells = [_layer_cells(row)[: len(shown)] for row in rows]
     sums = [_layer_cells(row)[: len(shown)] for row in ([table_totals(rows)] if totals is None else totals)]
     print_table(shown, [*cells, [""] * len(shown), *sums], right=columns[2:])
+
+
+def print_ranks(rows: Sequence[RankRow]) -> None:
+    """One line per layer, and one for the means over the layers."""
+    energies = [f"rank {percentage} %" for percentage in (90, 95, 99)]
+    columns = ["layer", "shape", "full rank", "sparsity", "rank", "ratio", *energies, "stable rank", "effective rank"]
+    cells = [
+        [row.name, _shape(row.shape), f"{row.full_rank:,}", percent(row.sparsity), *_rank_cells(row, ",.0f")]
+        for row in rows
+    ]
+    means = rank_averages(rows)
+    mean = ["mean", "", f"{means.full_rank:,.1f}", "", *_rank_cells(means, ",.1f")]
+    print_table(columns, [*cells, [""] * len(columns), mean], right=columns[2:])
 
 
 def print_pairs(pairs: Mapping[str, str]) -> None:
@@ -138,10 +151,26 @@ def flops(value: float) -> str:
     return f"{value:.0f}"
 
 
+def _rank_cells(row: RankRow | RankAverages, count: str) -> list[str]:
+    """Ranks as the columns of ``print_ranks`` have them, those that count singular values in the format ``count``."""
+    ranks = row.ranks
+    return [
+        format(ranks.numerical, count),
+        percent(row.ratios.numerical),
+        *(format(rank, count) for rank in (ranks.energy_90, ranks.energy_95, ranks.energy_99)),
+        f"{ranks.stable:,.1f}",
+        f"{ranks.effective:,.1f}",
+    ]
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " x ".join(str(size) for size in shape)
+
+
 def _layer_cells(row: LayerRow) -> list[str]:
     cells = [
         row.name,
-        " x ".join(str(size) for size in row.shape),
+        _shape(row.shape),
         f"{row.weights:,}",
         f"{row.nonzero:,}",
         percent(row.sparsity),

@@ -1,0 +1,89 @@
+"""``sparsewright train``: a recipe into a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsewright.cli.options import (
+    DataDir,
+    Device,
+    DeviceOption,
+    Devices,
+    Download,
+    Overrides,
+    Precision,
+    RecipeName,
+    TrainingPrecision,
+)
+from sparsewright.cli.processes import is_first_process
+
+
+def train(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Run folder.", show_default="runs/RECIPE-HASH"),
+    ] = None,
+    data_dir: DataDir = Path("data"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN_OR_FILE", help="Start from the weights of a run, a safetensors or an HDF5 file."),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN_OR_FILE", help="Hold the masks of a run or a masks.safetensors, or a file's zeros."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last save in the run folder.")] = False,
+    device: DeviceOption = Device.auto,
+    devices: Devices = 1,
+    precision: TrainingPrecision = Precision.full,
+    download: Download = True,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the summary.")] = False,
+) -> None:
+    """Train a recipe; the method and its sparsity are settings on top of it.
+
+    The run folder gets recipe.yaml, metrics.jsonl, last.ckpt, model.safetensors and summary.json, and masks.safetensors
+    where the run ends with masks.
+
+    \b
+    Examples:
+      sparsewright train digits/lenet300
+      sparsewright train digits/lenet300 method=granet sparsity=0.95 --seed 1
+      sparsewright train cifar10/resnet20 method=rigl sparsity=0.9 duration=10ep --data-dir ~/data
+      sparsewright train cifar10/resnet50 method=gmp sparsity=0.95 --device cuda --precision bf16
+      sparsewright train mnist/lenet300 method=set sparsity=0.98 method.drop_fraction=0.3 --out runs/set
+      sparsewright train mnist/lenet300 method=set sparsity=0.98 method.drop_fraction=0.3 --out runs/set --resume
+      sparsewright train mnist/lenet300 --weights runs/set --masks runs/set
+    """
+    from sparsewright.cli import tables
+    from sparsewright.training import Start, load_recipe
+    from sparsewright.training import train as run
+    from sparsewright.training.folder import default_folder
+    from sparsewright.training.kept_durations import warn_of_kept_durations
+    from sparsewright.training.start import record_start
+
+    settings = load_recipe(recipe, overrides or ())
+    warn_of_kept_durations(settings, overrides or ())
+    start = Start(weights=weights, masks=masks)
+    folder = out or default_folder(settings, seed, record_start(start, None))
+    summary = run(
+        settings,
+        out=folder,
+        data_dir=data_dir,
+        seed=seed,
+        resume=resume,
+        start=start,
+        device=device.value,
+        devices=devices,
+        precision=precision.value,
+        download=download,
+        quiet=quiet,
+    )
+    if is_first_process():
+        tables.print_pairs(tables.summary_pairs(summary))
+        typer.echo(f"\nrun folder {folder}; look at it with: sparsewright inspect {folder}")
