@@ -137,7 +137,7 @@ class FolderLoader:
             yield normalise(images, self._mean, self._std), labels
 
 
-def _transform(size: int, augment: AugmentOptions | None) -> Any:
+def image_transform(size: int, augment: AugmentOptions | None) -> Any:
     """PIL image to uint8 (3, size, size); resizing takes 8/7 of the size first, as evaluation on ImageNet does."""
     from torchvision.transforms import v2
 
@@ -154,7 +154,12 @@ def _transform(size: int, augment: AugmentOptions | None) -> Any:
     return v2.Compose([*steps, v2.PILToTensor()])
 
 
-def _class_folder(folder: Path) -> Any:
+def class_folder(folder: Path) -> Any:
+    """torchvision's `ImageFolder`, one folder of images per class.
+
+    Raises:
+        FileNotFoundError: the folder is missing, or holds no class.
+    """
     from torchvision.datasets import ImageFolder
 
     if not folder.is_dir():
@@ -193,12 +198,12 @@ def open_image_folder(
     except ImportError as error:
         raise ImportError(f"{name} needs torchvision: pip install 'sparsewright[train]' ({error})") from error
     size = DEFAULT_IMAGE_SIZE if image_size is None else image_size
-    train = _class_folder(root / "train")
+    train = class_folder(root / "train")
     if validation:
         evaluated = train
         train_positions, test_positions = validation_split(len(train), validation)
     else:
-        evaluated = _class_folder(root / "val")
+        evaluated = class_folder(root / "val")
         if train.classes != evaluated.classes:
             different = ", ".join(sorted(set(train.classes) ^ set(evaluated.classes)))
             raise ValueError(f"{root}: train and val hold different classes: {different} in one only")
@@ -206,7 +211,7 @@ def open_image_folder(
 
     def loader(folder: Any, positions: Tensor, training: bool) -> FolderLoader:
         return FolderLoader(
-            FolderImages(folder.samples, _transform(size, augment if training else None)),
+            FolderImages(folder.samples, image_transform(size, augment if training else None)),
             positions,
             batch_size=batch_size,
             device=device,

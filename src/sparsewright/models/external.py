@@ -56,6 +56,26 @@ def replace_head(model: nn.Module, outputs: int, num_classes: int) -> None:
     setattr(model.get_submodule(parent), child, new)
 
 
+def pretrained_classes(name: str) -> int | None:
+    """Classes of the weights that a model name such as `torchvision:resnet50@DEFAULT` asks for.
+
+    None where it asks for none, or for some that do not exist.
+
+    Raises:
+        ImportError: if the package of the name is absent.
+    """
+    family, _, text = name.partition(":")
+    network, _, weights = text.partition("@")
+    if family == "torchvision" and weights:
+        models = _package("torchvision.models", "train")
+        choices = models.get_model_weights(network) if network in models.list_models(module=models) else {}
+        return len(choices[weights].meta["categories"]) if weights in getattr(choices, "__members__", {}) else None
+    if family == "timm" and weights:
+        configuration = _package("timm", "timm").get_pretrained_cfg(network)
+        return None if configuration is None else configuration.num_classes
+    return None
+
+
 def torchvision_model(
     text: str, num_classes: int, in_channels: int, image_size: int, *, load_weights: bool = True, **options: Any
 ) -> nn.Module:

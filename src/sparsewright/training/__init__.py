@@ -8,6 +8,7 @@ from sparsewright.training.folder import RunFolderError
 from sparsewright.training.loop import TrainingError
 from sparsewright.training.masks_file import load_masks, save_masks
 from sparsewright.training.metrics import read_metrics
+from sparsewright.training.published import evaluate_published
 from sparsewright.training.recipe import Recipe
 from sparsewright.training.recipe_files import RecipeInfo, list_recipes, load_recipe
 from sparsewright.training.run import LoadedRun, evaluate, load_run, train
@@ -29,6 +30,7 @@ __all__ = [
     "TicketStage",
     "TrainingError",
     "evaluate",
+    "evaluate_published",
     "find_ticket",
     "list_recipes",
     "load_masks",

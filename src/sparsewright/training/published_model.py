@@ -1,0 +1,77 @@
+"""A network by its name, filled with the weights that somebody published."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from sparsewright.data.evaluation import EvaluationImages
+from sparsewright.models import create_model
+from sparsewright.models.external import pretrained_classes
+from sparsewright.training.published_weights import PublishedWeights
+from sparsewright.training.weight_match import WeightMatch, fill_matched, match_weights
+
+RANDOM_SEED = 0
+"""Of the weights that nothing fills."""
+
+
+def build_published(
+    name: str, images: EvaluationImages, weights: PublishedWeights | None, *, partial: bool = False
+) -> tuple[nn.Module, WeightMatch | None]:
+    """The network for these images on the CPU, and how the weights fit it.
+
+    Args:
+        name: from ``list_models()``.
+        images: their classes, channels and size are the network's.
+        weights: None for those that the name asks for, or else random ones.
+        partial: take what fits; the rest stays random.
+
+    Raises:
+        ValueError: an unknown name, weights for another number of classes, or weights that do not fit.
+        ImportError, OSError: the network's package is not installed, or its weights cannot be downloaded.
+    """
+    pretrained = pretrained_classes(name)
+    if pretrained is not None and pretrained != images.num_classes:
+        raise ValueError(_other_classes(f"the weights of {name} are", pretrained, images))
+    model = create_model(
+        name,
+        num_classes=images.num_classes,
+        in_channels=images.in_channels,
+        image_size=images.image_size,
+        seed=RANDOM_SEED,
+    )
+    if weights is None:
+        return model, None
+    match = match_weights(model, weights.tensors, weights.others)
+    _check_match(name, images, weights, match, partial)
+    fill_matched(model, weights.tensors, match)
+    return model, match
+
+
+def _check_match(
+    name: str, images: EvaluationImages, weights: PublishedWeights, match: WeightMatch, partial: bool
+) -> None:
+    if not match.matched:
+        raise ValueError(f"nothing in {weights.path} fits {name}: {match.describe()}")
+    if match.complete or partial:
+        return
+    classes = _classes_in_file(match, images.num_classes)
+    if classes is not None:
+        raise ValueError(_other_classes(f"{weights.path} is", classes, images))
+    raise ValueError(f"{weights.path} does not fit {name}: {match.describe()} (--partial evaluates it all the same)")
+
+
+def _classes_in_file(match: WeightMatch, num_classes: int) -> int | None:
+    """The number of classes of the weights if nothing but that keeps them from fitting, else None."""
+    if match.missing or match.unexpected:
+        return None
+    shapes = match.misshapen.values()
+    only_outputs = all(here[:1] == (num_classes,) and there[1:] == here[1:] for there, here in shapes)
+    counts = {there[:1] for there, _ in shapes}
+    return counts.pop()[0] if only_outputs and len(counts) == 1 and () not in counts else None
+
+
+def _other_classes(subject: str, classes: int, images: EvaluationImages) -> str:
+    return (
+        f"{subject} for {classes} classes, and {images.name} has {images.num_classes}; where an image folder holds "
+        "some of the network's classes, --classes says which (imagenet, or a file with the folder of each output)"
+    )
