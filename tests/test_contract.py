@@ -148,6 +148,19 @@ def test_maskset_takes_the_zeros_of_a_checkpoint() -> None:
     assert not masks["conv2.weight"][0].any()
 
 
+def test_a_mask_that_is_not_there_is_explained() -> None:
+    masks = sw.MaskSet({"conv1.weight": torch.ones(2, 2, dtype=torch.bool)})
+    with pytest.raises(
+        KeyError, match=r"no mask of 'conv.weight'; did you mean 'conv1.weight'\? \(masks: conv1.weight\)"
+    ):
+        masks["conv.weight"]
+    with pytest.raises(KeyError, match=r"no mask of 'fc.weight'; the set is empty, as it is until finalize\(\)"):
+        sw.MaskSet()["fc.weight"]
+    assert "fc.weight" not in masks
+    assert masks.get("fc.weight") is None
+    assert repr(sw.MaskSet()) == "MaskSet(no masks)"
+
+
 def test_maskset_apply_zeroes_any_model_with_the_same_names() -> None:
     _, _, sparsifier = odd("static")
     other = OddNet(seed=5)

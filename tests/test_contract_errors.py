@@ -90,6 +90,17 @@ def test_unknown_options_are_errors_with_the_nearest_name(method: str, option: s
         info.cls(model, optimizer, **arguments)
 
 
+@pytest.mark.parametrize("method", sorted({info.cls.__name__: info.name for info in sw.list_methods()}.values()))
+def test_a_misspelt_sparsity_is_named_and_a_missing_one_missed(method: str) -> None:
+    model = OddNet()
+    (info,) = sw.list_methods(method)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with pytest.raises(TypeError, match=r"'sparcity'; did you mean 'sparsity'\?"):
+        info.cls(model, optimizer, sparcity=0.9, total_steps=20)
+    with pytest.raises((TypeError, ValueError), match=rf"{info.cls.__name__} needs (a )?sparsity"):
+        info.cls(model, optimizer, total_steps=20)
+
+
 @pytest.mark.parametrize(
     ("method", "option"),
     [

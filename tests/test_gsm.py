@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toys import OddNet, backward, budget, odd_batch, random_gradients, stack, train, weights_of
 
 import sparsewright as sw
+from sparsewright.demo import plan
+from sparsewright.methods.fading import remaining_fraction
 from sparsewright.methods.gsm import GradientError
+from sparsewright.training import Recipe, list_recipes, load_recipe
+from sparsewright.training import train as train_recipe
+from sparsewright.training.fading import FadingWarning, warn_of_slow_fading
 
 bounded = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 shape_lists = st.lists(st.lists(st.integers(1, 7), min_size=2, max_size=4).map(tuple), min_size=1, max_size=4)
@@ -347,12 +354,17 @@ def test_finalize_leaves_a_plain_model_and_does_nothing_twice() -> None:
     assert (model.conv2.weight != 0).all()
 
 
-def test_an_emptied_layer_is_named() -> None:
+@pytest.mark.parametrize(
+    ("passive", "advice"),
+    [(1e-4, "leave it out with exclude, or"), (0.5, "not faded by step 0, so train longer, with a momentum of 0.98")],
+)
+def test_an_emptied_layer_is_named_with_advice_that_fits(passive: float, advice: str) -> None:
     model = stack({"tiny": (1, 2), "big": (50, 40)})
     with torch.no_grad():
         model.get_parameter("tiny.weight").fill_(1e-6)
+        model.get_parameter("big.weight").fill_(passive)[:20] = 1.0
     sparsifier = attach(model, momentum_sgd(model.parameters()))
-    with pytest.warns(UserWarning, match=r"tiny\.weight"):
+    with pytest.warns(UserWarning, match=rf"every weight of tiny\.weight, .* through: .*{advice}"):
         sparsifier.finalize()
     assert sparsifier.masks.kept() == budget(0.7, 2002)
 
@@ -366,6 +378,91 @@ def test_sparsity_counts_exact_zeros_until_the_prune() -> None:
     assert sparsifier.layer_sparsity() == {"layer.weight": pytest.approx(0.3)}
     sparsifier.finalize()
     assert sparsifier.sparsity() == 0.9
+
+
+# How far passive weights fade.
+
+
+@bounded
+@given(
+    st.lists(st.floats(1e-4, 0.5), max_size=12),
+    st.floats(0, 1),
+    st.floats(0, 0.99),
+    st.sampled_from([(0.0, False), (0.0, True), (0.4, False)]),
+)
+def test_the_remaining_fraction_is_what_sgd_leaves(
+    rates: list[float], decay: float, momentum: float, kind: tuple[float, bool]
+) -> None:
+    dampening, nesterov = kind if momentum else (0.0, False)
+    weight = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
+    optimizer = SGD([weight], momentum=momentum, dampening=dampening, weight_decay=decay, nesterov=nesterov)
+    for rate in rates:
+        optimizer.param_groups[0]["lr"] = rate
+        weight.grad = torch.zeros_like(weight)
+        optimizer.step()
+    expected = remaining_fraction(rates, decay, momentum, dampening, nesterov)
+    assert weight.item() / 2 == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@bounded
+@given(st.floats(0.5, 0.99), st.floats(0.5, 8), st.booleans())
+def test_slow_fading_is_exponential_in_what_the_card_says(momentum: float, exponent: float, nesterov: bool) -> None:
+    steps = math.ceil(200 * exponent / (1 - momentum))
+    rate = exponent * (1 - momentum) / steps
+    assert remaining_fraction([rate] * steps, 1.0, momentum, nesterov=nesterov) == pytest.approx(
+        math.exp(-exponent), rel=0.05
+    )
+
+
+STEPS_PER_EPOCH = {"digits": 23, "mnist": 235, "cifar10": 782, "imagefolder": 5005}
+
+
+def weak(*overrides: str) -> Recipe:
+    return load_recipe("digits/lenet300", ["duration=2ep", "method=gsm", "sparsity=0.5", *overrides])
+
+
+def steps_per_epoch(recipe: Recipe) -> int:
+    return next(steps for name, steps in STEPS_PER_EPOCH.items() if recipe.data.name.startswith(name))
+
+
+@pytest.mark.parametrize("name", [info.name for info in list_recipes() if "gsm" in info.name])
+def test_shipped_recipes_give_passive_weights_the_time_to_fade(name: str) -> None:
+    recipe = load_recipe(name)
+    warn_of_slow_fading(recipe, steps_per_epoch(recipe))
+    shortened = load_recipe(name, ["stages.1.duration=1ep", "stages.1.schedule=constant"])
+    with pytest.warns(FadingWarning, match="passive weights will keep"):
+        warn_of_slow_fading(shortened, steps_per_epoch(shortened))
+
+
+def test_the_demo_gives_passive_weights_the_time_to_fade() -> None:
+    for run in plan(["gsm"]):
+        warn_of_slow_fading(run.recipe, STEPS_PER_EPOCH["digits"])
+
+
+def test_weights_that_will_not_fade_are_told_with_figures_and_a_remedy() -> None:
+    expected = r"keep 9\d % of their size over its 46 steps, .* comes to 0\.01\d? in sum, .* 0\.98 or more \(now 0\.9\)"
+    with pytest.warns(FadingWarning, match=expected):
+        warn_of_slow_fading(weak(), 23)
+    # GSM itself tells this when it is made, and a run that diverges ends with an error.
+    for silent in ("optimizer.weight_decay=0", "optimizer.lr=1e20", "method=set"):
+        warn_of_slow_fading(weak(silent), 23)
+
+
+def test_other_optimizers_are_told_to_be_beyond_the_rule() -> None:
+    with pytest.warns(FadingWarning, match="made for sgd .* cannot be told for optimizer adamw"):
+        warn_of_slow_fading(weak("optimizer=adamw", "optimizer.lr=1e-3"), 23)
+
+
+def test_the_trainer_tells_it_once_before_it_trains(tmp_path: Path) -> None:
+    stages = "stages=[{name: base, method: dense}, {name: search}]"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FadingWarning)
+        with pytest.raises(FadingWarning, match="over its 46 steps"):
+            train_recipe(weak(stages), out=tmp_path / "run", device="cpu", quiet=True)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    with pytest.warns(FadingWarning) as caught:
+        train_recipe(weak(), out=tmp_path / "run", device="cpu", quiet=True)
+    assert len(caught) == 1
 
 
 # Promise 5.

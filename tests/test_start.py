@@ -176,6 +176,7 @@ def test_masks_come_from_the_zeros_of_weights_too(tmp_path: Path, sparse: Path) 
     assert summary["sparsity"] == zeros.sparsity()
 
 
+@pytest.mark.filterwarnings("ignore::sparsewright.training.fading.FadingWarning")
 @pytest.mark.parametrize("method", ["set", "gmp", "gsm", "magnitude"])
 def test_a_run_that_ends_with_masks_writes_them(tmp_path: Path, method: str) -> None:
     changes = ("duration=2ep", "method_defaults.update_interval=10", f"method={method}", "sparsity=0.8")
@@ -410,8 +411,32 @@ def test_files_that_cannot_be_used_are_told_before_training(
 
 
 def test_masks_of_a_dense_run_are_refused_with_a_hint(tmp_path: Path, dense: tuple[Path, Any]) -> None:
-    with pytest.raises(FileNotFoundError, match=r"ended without masks, give its model\.safetensors"):
+    have_masks = r"give the folder of a run that made its network sparse, the masks\.safetensors in one, or a file of"
+    with pytest.raises(FileNotFoundError, match=f"ended without masks, .*{have_masks}"):
         run(tmp_path / "run", start=Start(masks=dense[0]))
+    with pytest.raises(ValueError, match=f"no exact zero in any layer, .*{have_masks}"):
+        run(tmp_path / "run", start=Start(masks=dense[0] / "model.safetensors"))
+
+
+def test_the_zeros_of_a_sparse_start_are_counted_before_there_are_masks(tmp_path: Path, sparse: Path) -> None:
+    """Of the pruning rounds of a ticket, for instance."""
+    zeros = sw.MaskSet.from_zeros(load_run(sparse).model).sparsity()
+    stages = "stages=[{kind: evaluate}, {kind: train}, {kind: prune, sparsity: 0.95}]"
+    run(tmp_path / "run", stages, changes=("duration=2it",), start=Start(weights=sparse))
+    first, trained, pruned = (line["sparsity"] for line in read_metrics(tmp_path / "run"))
+    assert first == zeros > 0.89
+    assert trained < 0.89
+    assert pruned == pytest.approx(0.95, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "weights.pt"])
+def test_a_file_of_another_kind_is_named_with_what_is_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("Remember the milk.")
+    result = CliRunner().invoke(app, ["inspect", str(tmp_path / name)])
+    assert result.exit_code == 2, result.output
+    for part in (f"{name} is damaged or not a safetensors file", "a run folder", "model.safetensors", ".hdf5"):
+        assert part in result.stderr
+    assert "recipe.yaml" not in result.stderr
 
 
 def test_the_command_trains_from_weights_with_masks(tmp_path: Path, sparse: Path) -> None:

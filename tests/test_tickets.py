@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,14 @@ from sparsewright.training import (
     read_metrics,
     save_masks,
 )
-from sparsewright.training.ticket_plan import round_sparsities
+from sparsewright.training.fading import FadingWarning
+from sparsewright.training.kept_durations import warn_of_kept_durations
+from sparsewright.training.ticket_plan import TicketPlan, round_sparsities
 from sparsewright.training.ticket_recipes import base_recipe, gsm_recipe, prune_recipe
 from sparsewright.training.tickets import _check_nested
+
+# Experiments this short leave GSM's passive weights no time to fade.
+pytestmark = pytest.mark.filterwarnings("ignore::sparsewright.training.fading.FadingWarning")
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = 64 * 300 + 300 * 100 + 100 * 10
@@ -152,10 +158,41 @@ def test_the_record_is_written_beside_the_ticket(experiment: TicketResult) -> No
     assert (record["find"], record["rewind"], record["rounds"]) == ("gsm", "weights", None)
 
 
-def test_folders_are_named_by_data_model_stage_and_hash(experiment: TicketResult, root: Path) -> None:
+def test_folders_are_named_by_data_model_stage_sparsity_and_hash(experiment: TicketResult, root: Path) -> None:
     for item in experiment.stages:
         assert item.folder.parent == root
-        assert re.fullmatch(rf"digits-lenet300-{item.name}-[0-9a-f]{{8}}", item.folder.name)
+        sparsity = "-0.9" if item.name in ("gsm", "ticket-gsm") else ""
+        assert re.fullmatch(rf"digits-lenet300-{item.name}{sparsity}-[0-9a-f]{{8}}", item.folder.name)
+
+
+@pytest.mark.parametrize(
+    ("rewind", "step", "expected"),
+    [
+        ("weights", 0, ""),
+        ("weights", 7, "step-7"),
+        ("learning-rate", 0, "learning-rate"),
+        ("learning-rate", 7, "learning-rate-step-7"),
+    ],
+)
+def test_what_a_ticket_is_rewound_to_is_in_its_folders_name(
+    recipe_file: Path, rewind: str, step: int, expected: str
+) -> None:
+    base = base_recipe(load_recipe(str(recipe_file)))
+    assert TicketPlan("gsm", 0.9, rewind, step, base, ()).rewound_to() == expected
+
+
+def test_a_folder_is_known_by_its_hash(tmp_path: Path) -> None:
+    """As those of earlier versions, which had less in their names."""
+    arguments: dict[str, Any] = {"sparsity": 0.8, "root": tmp_path, "device": "cpu", "quiet": True}
+    recipe = load_recipe("digits/lenet300", ["duration=2it"])
+    for item in find_ticket(recipe, **arguments).stages:
+        item.folder.rename(tmp_path / item.folder.name.replace("-0.8-", "-"))
+    before = files(tmp_path)
+    again = find_ticket(recipe, **arguments)
+    assert all(item.reused for item in again.stages)
+    assert {name for name, state in files(tmp_path).items() if before.get(name) != state} == {
+        f"{again.stages[-1].folder.name}/ticket.json"
+    }
 
 
 def test_another_way_to_find_reuses_the_base(experiment: TicketResult, recipe_file: Path, root: Path) -> None:
@@ -300,6 +337,41 @@ def test_gsm_without_a_stage_of_its_own_warns(tmp_path: Path) -> None:
     assert result.stages[-1].sparsity == pytest.approx(0.8)
 
 
+def test_weights_that_will_not_fade_are_told_once_before_the_base_is_trained(tmp_path: Path, recipe_file: Path) -> None:
+    short = ("duration=2it", "sparsity=0.5")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FadingWarning)
+        with pytest.raises(FadingWarning):
+            search(recipe_file, tmp_path, *short)
+    assert not list(tmp_path.iterdir())
+    with pytest.warns(FadingWarning, match="over its 2 steps") as caught:
+        search(recipe_file, tmp_path, *short)
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["duration=3it"], r"duration=3it does not reach .*: gsm \(2it\), last \(4it\); set it with stages\.1\.dur"),
+        (["duration=3it", "stages.1.duration=1it"], r"keep: last \(4it\); set it with stages\.2\.duration=\.\.\.$"),
+        (["duration=3it", "stages.1.duration=1it", "stages.2.duration=1it"], None),
+        (["duration=3it", "stages=[{}, {method: gsm, duration: 1it}]"], None),
+        (["optimizer.lr=0.2"], None),
+    ],
+)
+def test_stages_that_keep_their_own_duration_are_told(
+    tmp_path: Path, overrides: list[str], expected: str | None
+) -> None:
+    stages = [{}, {"name": "gsm", "method": "gsm", "duration": "2it"}, {"name": "last", "duration": "4it"}]
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({**TWO_STAGES, "stages": stages}))
+    recipe = load_recipe(str(tmp_path / "own.yaml"), overrides)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_kept_durations(recipe, overrides)
+    assert len(caught) == (expected is not None)
+    assert all(re.search(str(expected), str(item.message)) for item in caught)
+
+
 def test_stages_without_a_part_are_named(tmp_path: Path) -> None:
     stages = "stages=[{name: base}, {kind: prune}, {name: finetune, duration: 1it}, {kind: evaluate, name: last}]"
     recipe = load_recipe("digits/lenet300", ["duration=3it", "sparsity=0.5", stages])
@@ -324,11 +396,35 @@ def test_the_command_prints_each_stage_and_a_table(experiment: TicketResult, rec
     result = invoke(recipe_file, "--root", root, "--device", "cpu")
     assert result.exit_code == 0, result.output
     head, _, table = result.stdout.partition("kept weights")
+    shown = dict(re.split(r"  +", line, maxsplit=1) for line in head.splitlines() if "  " in line.strip())
+    assert (shown["found by"], shown["sparsity"], shown["seed"]) == ("gsm", "90.00 %", "0")
+    assert (shown["rewound"], shown["accuracy"]) == ("weights to step 0", "on test data")
     for item in experiment.stages:
         assert f"{item.name}: reused, {item.folder}" in head
         line = next(line for line in table.splitlines() if line.startswith(f"{item.name} "))
         for part in (f"{item.kept_weights:,}", f"{item.test_accuracy:.2f} %", str(item.folder), "reused"):
             assert part in line
+
+
+def test_the_command_says_what_each_stage_does(tmp_path: Path) -> None:
+    result = invoke("digits/lenet300", "duration=2it", "sparsity=0.5", "--root", tmp_path, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    expected = {"base": "training", "initial": "initialising", "magnitude": "pruning", "ticket-magnitude": "training"}
+    for name, activity in expected.items():
+        assert f"\n{name}: {activity}, {tmp_path}" in f"\n{result.stdout}"
+
+
+@pytest.mark.filterwarnings("default:duration")
+def test_the_command_tells_of_stages_that_keep_their_duration(tmp_path: Path, recipe_file: Path) -> None:
+    tree = yaml.safe_load(recipe_file.read_text())
+    tree["stages"][0]["duration"] = "2it"
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(tree))
+    result = invoke(
+        tmp_path / "own.yaml", "duration=3it", "--root", tmp_path / "runs", "--find", "magnitude", "--device", "cpu"
+    )
+    assert result.exit_code == 0, result.output
+    assert "warning: duration=3it does not reach" in result.stderr
+    assert "base (2it); set it with stages.0.duration=..." in result.stderr
 
 
 def test_the_command_prints_json(experiment: TicketResult, recipe_file: Path, root: Path) -> None:
@@ -356,7 +452,9 @@ def test_the_command_prints_json(experiment: TicketResult, recipe_file: Path, ro
         (["--rewind-step", "2ep"], ["rewind_step 2ep", "46 optimizer steps"]),
         (["--rewind-step", "soon"], ["rewind_step", "160ep", "5000it", "'soon'"]),
         (["--seed", str(2**63)], ["seed", "2**63"]),
-        (["stages.0.method=gmp"], ["no stage trains one before stage base", "dense"]),
+        (["stages.0.method=gmp"], ["before stage base (method gmp)", "dense", "--find", "gsm, magnitude, iterative"]),
+        (["method=granet"], ["method=granet", "base must stay of method dense", "--find", "gsm, magnitude, iterative"]),
+        (["method.name=gsm", "sparsity=0.9"], ["method.name=gsm does not suit a ticket", "--find"]),
         (["stages=[{}, {}, {method: gsm}]"], ["one dense train stage", "train-1, train-2"]),
         (["data.name=digitz"], ["digitz"]),
     ],

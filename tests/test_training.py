@@ -44,6 +44,9 @@ from sparsewright.training.folder import default_folder, only_here
 from sparsewright.training.loop import RunningResult, Trainer
 from sparsewright.training.weights import load_weights, save_weights
 
+# Runs this short leave GSM's passive weights no time to fade.
+pytestmark = pytest.mark.filterwarnings("ignore::sparsewright.training.fading.FadingWarning")
+
 METHODS = [info.name for info in sw.list_methods()]
 MASKED = [info.name for info in sw.list_methods() if not info.cls.prunes_at_end]
 SHORT = ["duration=4ep", "method_defaults.update_interval=10"]

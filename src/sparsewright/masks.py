@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsewright.checks import did_you_mean, join_names
 from sparsewright.scope import find_scope, named_parameters
 
 _INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -80,7 +81,17 @@ class MaskSet(Mapping[str, Tensor]):
         return cls({name: parameter.detach() != 0 for name, parameter in scope.parameters.items()})
 
     def __getitem__(self, name: str) -> Tensor:
+        if name not in self._masks:
+            raise KeyError(f"there is no mask of {name!r}{self._what_there_is(name)}")
         return self._masks[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._masks
+
+    def _what_there_is(self, wrong: str) -> str:
+        if not self:
+            return "; the set is empty, as it is until finalize() for a method that prunes at its end (GSM)"
+        return f"{did_you_mean(wrong, self)} (masks: {join_names(self)})"
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._masks)
@@ -89,6 +100,8 @@ class MaskSet(Mapping[str, Tensor]):
         return len(self._masks)
 
     def __repr__(self) -> str:
+        if not self:
+            return "MaskSet(no masks)"
         return f"MaskSet({len(self)} masks, {self.kept():,} of {self.total():,} weights kept)"
 
     def kept(self) -> int:
@@ -100,11 +113,11 @@ class MaskSet(Mapping[str, Tensor]):
         return sum(mask.numel() for mask in self.values())
 
     def density(self) -> float:
-        """Kept fraction over all masks; 1.0 without any mask."""
+        """Kept fraction over all masks; 1.0 without any mask, as before a method prunes that does so at its end."""
         return self.kept() / self.total() if self else 1.0
 
     def sparsity(self) -> float:
-        """Fraction of zeros over all masks; 0.0 without any mask."""
+        """Fraction of zeros over all masks; 0.0 without any mask, as before a method prunes that does so at its end."""
         return (self.total() - self.kept()) / self.total() if self else 0.0
 
     def layer_sparsity(self) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +15,7 @@ from sparsewright.checks import join_names
 from sparsewright.distributed import broadcast
 from sparsewright.distribution import kept_budget
 from sparsewright.masks import MaskSet, zero_outside_
+from sparsewright.methods.fading import most_have_faded
 from sparsewright.selection import Elementwise, kth_largest
 from sparsewright.sparsifier import Sparsifier
 
@@ -128,10 +129,19 @@ class GSM(Sparsifier):
         empty = [name for name, mask in self.masks.items() if not mask.any()]
         if empty:
             warnings.warn(
-                f"GSM has pruned every weight of {join_names(empty)}, so that nothing passes through: leave "
-                f"{'it' if len(empty) == 1 else 'them'} out with exclude, or choose a lower sparsity",
+                f"GSM has pruned every weight of {join_names(empty)}, so that nothing passes through: "
+                f"{self._advice_against(empty)}, or choose a lower sparsity",
                 stacklevel=3,
             )
+
+    def _advice_against(self, empty: Collection[str]) -> str:
+        """What to do about emptied layers; the weights are not masked yet."""
+        if most_have_faded(self.parameters, self.masks):
+            return f"leave {'it' if len(empty) == 1 else 'them'} out with exclude"
+        return (
+            f"most of the pruned weights had not faded by step {self.step_count}, so train longer, with a momentum of "
+            "0.98 or more, a higher learning rate or weight decay"
+        )
 
     @torch.no_grad()
     def _prune(self) -> None:

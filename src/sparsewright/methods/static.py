@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from sparsewright.distribution import kept_budget
 from sparsewright.masks import MaskSet
-from sparsewright.options import SHARING
+from sparsewright.options import COMMON, SHARING, refuse_unknown
 from sparsewright.sharing import LayerShares
 from sparsewright.sparsifier import Sparsifier
 
@@ -54,6 +54,8 @@ class Static(Sparsifier):
         self._asked = sparsity
         if sparsity is None:
             if masks is None:
+                for name in others.keys() - set(COMMON):
+                    refuse_unknown("Static", name, self.defaults)
                 raise ValueError("Static needs a sparsity for random masks, or masks")
             if masks.kept() == 0:
                 raise ValueError("the given masks keep no weight at all")

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from sparsewright.analysis.flops import layer_flops
 from sparsewright.checks import check_seed
@@ -27,6 +26,7 @@ from sparsewright.training.checkpoint import (
     seed_everything,
     set_random_state,
 )
+from sparsewright.training.fading import warn_of_slow_fading
 from sparsewright.training.folder import (
     CHECKPOINT,
     RECIPE,
@@ -56,6 +56,7 @@ from sparsewright.training.stages import Session, derived_seed, run_stage
 from sparsewright.training.start import FROM_SEED, Start, begin, check_start, check_steps, record_start
 from sparsewright.training.summary import build_summary
 from sparsewright.training.weights import load_weights, read_metadata, save_weights
+from sparsewright.training.zeros import zero_fraction
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def evaluate(
             "images": result.images,
             "accuracy": result.accuracy,
             "loss": result.loss,
-            "sparsity": _zero_fraction(run.model),
+            "sparsity": zero_fraction(run.model),
         }
 
     with without_noise():
@@ -210,10 +211,10 @@ def load_run(target: Path) -> LoadedRun:
     if not weights.is_file():
         unfinished = "; the run there is not finished, go on with --resume" if (folder / RECIPE).is_file() else ""
         raise FileNotFoundError(f"there is no {weights}{unfinished}")
+    _refuse_other_formats(weights)
     if not (folder / RECIPE).is_file():
         raise FileNotFoundError(f"there is no {RECIPE} beside {weights}, which says what model it is")
     recipe = load_recipe(str(folder / RECIPE))
-    refuse_masks(weights)
     facts = read_metadata(weights)
     model = create_recipe_model(recipe, facts, seed=None, load_weights=False)
     load_weights(weights, model)
@@ -221,6 +222,16 @@ def load_run(target: Path) -> LoadedRun:
     settings = read_settings(folder) if (folder / SETTINGS).is_file() else None
     shape = (facts["in_channels"], facts["image_size"], facts["image_size"])
     return LoadedRun(model.eval(), recipe, summary, shape, settings)
+
+
+def _refuse_other_formats(weights: Path) -> None:
+    try:
+        refuse_masks(weights)
+    except ValueError as error:
+        if weights.suffix == Path(WEIGHTS).suffix:
+            raise
+        what = f"a run folder, the {WEIGHTS} in one, or, by inspect alone, an HDF5 file (.hdf5, .h5)"
+        raise ValueError(f"{error}; what is read is {what}") from error
 
 
 def _train_on_rank(fabric: Fabric, job: _Job) -> dict[str, Any]:
@@ -249,6 +260,8 @@ def _train_in_folder(fabric: Fabric, job: _Job) -> dict[str, Any]:
     data = _open(fabric, job.recipe, job.data_dir, job.seed, job.download, job.recipe.data.validation)
     stages = job.recipe.resolved_stages()
     check_steps(job.start, job.stop, stages[0].duration.steps(len(data.train)))
+    if first_rank and saved is None:
+        warn_of_slow_fading(job.recipe, len(data.train))
     model, progress = _begin_or_resume(job, data, saved)
     model.to(fabric.device)
     example = torch.zeros(1, data.in_channels, data.image_size, data.image_size, device=fabric.device)
@@ -355,10 +368,3 @@ def _open(fabric: Fabric, recipe: Recipe, data_dir: Path, seed: int, download: b
     data = opened(download) if fabric.global_rank == 0 else None
     fabric.barrier()
     return data if data is not None else opened(False)
-
-
-def _zero_fraction(model: nn.Module) -> float:
-    layers = (module for module in model.modules() if isinstance(module, (nn.Linear, _ConvNd)))
-    weights = list({id(layer.weight): layer.weight for layer in layers}.values())
-    total = sum(weight.numel() for weight in weights)
-    return sum(int((weight == 0).sum()) for weight in weights) / total if total else 0.0

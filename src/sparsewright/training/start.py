@@ -81,6 +81,10 @@ class StartRecord:
         return f"{kind} {path} (sha256 {digest[:12]})" if path is not None else f"no start from {kind}"
 
 
+_HAVE_MASKS = (
+    f"give the folder of a run that made its network sparse, the {MASKS} in one, or a file of weights with exact zeros"
+)
+
 FROM_SEED = Start()
 NO_START = StartRecord()
 
@@ -180,7 +184,7 @@ def _zeros(path: Path, model: nn.Module) -> MaskSet:
     fill_model(pruned, _read_weights(path), path)
     masks = MaskSet.from_zeros(pruned)
     if masks.kept() == masks.total():
-        raise ValueError(f"{path} has no exact zero in any layer, so there are no masks to take from it")
+        raise ValueError(f"{path} has no exact zero in any layer, so there are no masks to take from it; {_HAVE_MASKS}")
     return masks
 
 
@@ -205,7 +209,7 @@ def _file(target: Path, name: str) -> Path:
     if target.is_dir() and name == WEIGHTS and (target / MASKS).is_file():
         hint = "; the run there has lost its weights"
     elif target.is_dir() and (target / WEIGHTS).is_file():
-        hint = f"; the run there ended without masks, give its {WEIGHTS} to take the exact zeros as masks"
+        hint = f"; the run there ended without masks, as one of a dense network does; {_HAVE_MASKS}"
     elif target.is_dir():
         hint = "; it is no run folder, or its run is not finished"
     raise FileNotFoundError(f"there is no {path}{hint}")

@@ -12,10 +12,13 @@ from sparsewright.checks import check_choice, check_count, check_sparsity
 from sparsewright.data import Data
 from sparsewright.training.duration import Duration
 from sparsewright.training.errors import RecipeError
+from sparsewright.training.fading import warn_of_slow_fading
 from sparsewright.training.opening import create_recipe_model, data_facts, open_recipe_data
 from sparsewright.training.recipe import Recipe
 from sparsewright.training.ticket_recipes import (
+    FINDS,
     GSM,
+    ITERATIVE,
     MAGNITUDE,
     base_recipe,
     gsm_recipe,
@@ -25,8 +28,6 @@ from sparsewright.training.ticket_recipes import (
     warn_of_unused_stages,
 )
 
-ITERATIVE = "iterative"
-FINDS = (GSM, MAGNITUDE, ITERATIVE)
 WEIGHTS_REWINDING = "weights"
 REWINDS = (WEIGHTS_REWINDING, "learning-rate")
 DEFAULT_ROUNDS = 5
@@ -51,6 +52,11 @@ class TicketPlan:
     rewind_step: int
     base: Recipe
     searches: tuple[Recipe, ...]
+
+    def rewound_to(self) -> str:
+        """Where trainings with masks begin, as part of a folder's name; empty for the initial weights."""
+        rewound = self.rewind if self.rewind != WEIGHTS_REWINDING else ""
+        return "-".join(part for part in (rewound, f"step-{self.rewind_step}" if self.rewind_step else "") if part)
 
     def search_name(self, round_: int) -> str:
         """The stage that finds masks in ``round_``, counted from 1."""
@@ -102,6 +108,7 @@ def plan_ticket(
     searches = _searches(recipe, chosen, target, count)
     _check_search(searches[-1], data, seed)
     warn_of_unused_stages(recipe)
+    warn_of_slow_fading(searches[0], len(data.train))
     return TicketPlan(chosen, target, rewind, step, base, searches)
 
 

@@ -13,6 +13,8 @@ from sparsewright.training.recipe import Recipe, Stage
 
 GSM = "gsm"
 MAGNITUDE = "magnitude"
+ITERATIVE = "iterative"
+FINDS = (GSM, MAGNITUDE, ITERATIVE)
 
 _TRAINING = {"duration", "optimizer", "schedule", "label_smoothing", "gradient_clip"}
 
@@ -33,10 +35,16 @@ def base_stage(recipe: Recipe) -> Stage:
             f"recipe {recipe.name}: a ticket needs one dense train stage before the first that makes the network "
             f"sparse, and there are {len(dense)}: {join_names(stage.name for stage in dense)}"
         )
+    first = stages[min(first_sparse, len(stages) - 1)]
     raise RecipeError(
         f"recipe {recipe.name}: a ticket starts from a dense network, and no stage trains one before stage "
-        f"{stages[min(first_sparse, len(stages) - 1)].name}; begin with a stage of method {DENSE}"
+        f"{first.name} (method {first.method.name}); {method_of_ticket()}"
     )
+
+
+def method_of_ticket() -> str:
+    """The end of a sentence about a method where a ticket needs dense training."""
+    return f"its base must stay of method {DENSE}, and find (--find) chooses how it is found: {', '.join(FINDS)}"
 
 
 def method_stage(recipe: Recipe, method: str) -> Stage | None:
@@ -111,5 +119,5 @@ def _train_recipe(recipe: Recipe, stage: Stage, changes: Mapping[str, Any]) -> R
 
 def _validated(recipe: Recipe, tree: Mapping[str, Any]) -> Recipe:
     # Only what the stage uses: a setting without effect on it must not change its digest.
-    shared = recipe.model_dump(mode="json", include={"data", "model"})
+    shared = recipe.model_dump(mode="json", include={"data", "model", "log_rank_every"})
     return Recipe.model_validate({"name": recipe.name, **shared, **tree})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 
 from sparsewright.checks import check_seed
 from sparsewright.files import write_text
+from sparsewright.training.fading import FadingWarning
 from sparsewright.training.folder import (
     ANOTHER_FOLDER,
     CHECKPOINT,
@@ -31,7 +33,8 @@ from sparsewright.training.masks_file import MASKS, load_masks
 from sparsewright.training.recipe import Recipe
 from sparsewright.training.run import train
 from sparsewright.training.start import FROM_SEED, Start, record_start
-from sparsewright.training.ticket_plan import ITERATIVE, WEIGHTS_REWINDING, TicketPlan, plan_ticket
+from sparsewright.training.ticket_plan import WEIGHTS_REWINDING, TicketPlan, plan_ticket
+from sparsewright.training.ticket_recipes import ITERATIVE
 from sparsewright.training.ticket_result import TicketResult, TicketStage, stage_result
 
 RECORD = "ticket.json"
@@ -57,9 +60,10 @@ def find_ticket(
     """Trains a network, finds a sparse part of it, and trains that part alone from where it started.
 
     Every stage is a run in a folder ``ROOT/DATA-MODEL-STAGE-HASH`` of its own, the hash over its settings, the seed and
-    the content of the files it starts from. A finished one is reused and an unfinished one resumed: another ``find``
-    does not train the base again, and the same call after an interruption goes on. The result is also written to
-    ticket.json in the folder of the last stage.
+    the content of the files it starts from. Stages with masks have the sparsity before the hash, and what they are
+    rewound to where that is not the initial weights; a folder is known by its hash all the same. A finished one is
+    reused and an unfinished one resumed: another ``find`` does not train the base again, and the same call after an
+    interruption goes on. The result is also written to ticket.json in the folder of the last stage.
 
     Args:
         recipe: with one dense train stage before any that makes the network sparse; a stage of method gsm gives the
@@ -80,6 +84,9 @@ def find_ticket(
         ValueError, TypeError, FileNotFoundError: an argument, an option of the method or the data are not usable; found
             before anything is trained.
         CheckpointError, SaveError, TrainingError: as for ``train``.
+
+    Warns:
+        UserWarning: a stage of the recipe has no part in the experiment, or GSM has settings that do not suit it.
     """
     seed = check_seed(seed)
     plan = plan_ticket(
@@ -95,7 +102,9 @@ def find_ticket(
         download=download,
     )
     options = {"data_dir": data_dir, "seed": seed, "device": device, "devices": devices, "precision": precision}
-    with own_threads():
+    with own_threads(), warnings.catch_warnings():
+        # The plan has told it.
+        warnings.simplefilter("ignore", FadingWarning)
         stages = _run(plan, _Chain(Path(root), {**options, "download": download, "quiet": quiet}))
     result = TicketResult(
         recipe=recipe.name,
@@ -120,11 +129,13 @@ class _Chain:
     arguments: Mapping[str, Any]
     stages: list[TicketStage] = field(default_factory=list)
 
-    def run(self, name: str, recipe: Recipe, start: Start = FROM_SEED, stop: int | None = None) -> Path:
-        """Finishes the run unless it is finished already, and returns its folder."""
+    def run(
+        self, name: str, recipe: Recipe, start: Start = FROM_SEED, stop: int | None = None, *, details: str = ""
+    ) -> Path:
+        """Finishes the run unless it is finished already, and returns its folder, in whose name are the ``details``."""
         digest = run_digest(recipe, self.arguments["seed"], record_start(start, stop))
-        folder = self.root / f"{_slug(recipe.data.name)}-{_slug(recipe.model.name)}-{name}-{digest}"
-        state = _state(folder)
+        folder = self._folder(f"{_slug(recipe.data.name)}-{_slug(recipe.model.name)}-{name}", details, digest)
+        state = _state(folder, recipe, stop)
         if not self.arguments["quiet"]:
             print(f"{name}: {state}, {folder}", flush=True)
         named = recipe.model_copy(update={"name": f"{recipe.name} ({name})"})
@@ -137,6 +148,11 @@ class _Chain:
         self.stages.append(stage_result(name, folder, summary, reused=state == "reused"))
         return folder
 
+    def _folder(self, stage: str, details: str, digest: str) -> Path:
+        # The hash says it all: what is between is for people, and earlier versions wrote less of it.
+        there = sorted(self.root.glob(f"{stage}*-{digest}"))
+        return there[0] if there else self.root / "-".join(part for part in (stage, details, digest) if part)
+
 
 def _run(plan: TicketPlan, chain: _Chain) -> list[TicketStage]:
     step = plan.rewind_step
@@ -148,11 +164,13 @@ def _run(plan: TicketPlan, chain: _Chain) -> list[TicketStage]:
         rewound = chain.run("initial" if step == 0 else f"step-{step}", plan.base, stop=step)
     former = None
     for number, search in enumerate(plan.searches, start=1):
-        found = chain.run(plan.search_name(number), search, Start(weights=trained))
+        sparsity = f"{search.resolved_stages()[-1].sparsity:.6g}"
+        found = chain.run(plan.search_name(number), search, Start(weights=trained), details=sparsity)
         if former is not None:
             _check_nested(former, found)
         start = Start(weights=rewound or found, masks=found, step=step)
-        trained = chain.run(plan.training_name(number), plan.base, start)
+        details = "-".join(part for part in (sparsity, plan.rewound_to()) if part)
+        trained = chain.run(plan.training_name(number), plan.base, start, details=details)
         former = found
     return chain.stages
 
@@ -172,10 +190,14 @@ def _check_nested(former: Path, found: Path) -> None:
             )
 
 
-def _state(folder: Path) -> str:
+def _state(folder: Path, recipe: Recipe, stop: int | None) -> str:
     if (folder / SUMMARY).is_file():
         return "reused"
-    return "resumed" if (folder / CHECKPOINT).is_file() else "training"
+    if (folder / CHECKPOINT).is_file():
+        return "resumed"
+    if stop == 0:
+        return "initialising"
+    return "training" if any(stage.kind == "train" for stage in recipe.resolved_stages()) else "pruning"
 
 
 def _slug(name: str) -> str:
