@@ -18,6 +18,7 @@ from rich.text import Text
 from sparsewright.files import SaveError, write_text
 from sparsewright.training.folder import BOARD, METRICS
 from sparsewright.training.loop import StepReport
+from sparsewright.training.rank_log import PREFIX, logged_ranks
 
 _REFRESH_SECONDS = 0.5
 
@@ -138,9 +139,10 @@ class Reporter:
     def _scalars(self, line: Mapping[str, Any]) -> None:
         if self._board is None:
             return
-        for key in ("lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "sparsity", "seconds"):
+        plain = ("lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "sparsity", "seconds")
+        for key in (*plain, *logged_ranks(line)):
             if line[key] is not None:
-                tag = key.replace("_", "/", 1) if key.startswith(("train_", "test_")) else key
+                tag = key.replace("_", "/", 1) if key.startswith(("train_", "test_", PREFIX)) else key
                 self._board.add_scalar(tag, line[key], global_step=line["epoch"])
         self._board.flush()
 

@@ -7,7 +7,16 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from sparsewright.training.duration import Duration
 from sparsewright.training.lr_schedule import AnySchedule, ConstantSchedule
@@ -34,7 +43,14 @@ class StageError(ValueError):
         self.index = index
 
 
+def _positive(value: Duration) -> Duration:
+    if value.amount <= 0:
+        raise ValueError(f"a duration is longer than zero, got {value}")
+    return value
+
+
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
+PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
 
 
 class DataSettings(BaseModel):
@@ -114,20 +130,13 @@ class Defaults(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    duration: Duration
+    duration: PositiveDuration
     optimizer: AnyOptimizer = SGDSettings()
     schedule: AnySchedule = ConstantSchedule()
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     gradient_clip: float | None = Field(default=None, gt=0)
     method: MethodSettings = MethodSettings()
     sparsity: Sparsity | None = None
-
-    @field_validator("duration")
-    @classmethod
-    def _positive(cls, value: Duration) -> Duration:
-        if value.amount <= 0:
-            raise ValueError(f"a duration is longer than zero, got {value}")
-        return value
 
 
 StageKind = Literal["train", "prune", "evaluate"]
@@ -196,6 +205,8 @@ class Recipe(Defaults):
         data: the data set.
         model: the network.
         method_defaults: values for options of whichever method is chosen, used where it has an option of that name.
+        log_rank_every: how often the average ranks of the weights go into the metrics, at the end of an epoch; None
+            for never.
         stages: what happens in which order, each starting from the model that the one before left.
     """
 
@@ -204,6 +215,7 @@ class Recipe(Defaults):
     data: DataSettings
     model: ModelSettings
     method_defaults: dict[str, Any] = Field(default_factory=dict)
+    log_rank_every: PositiveDuration | None = None
     stages: tuple[StageOverrides, ...] = Field(default=(StageOverrides(),), min_length=1)
 
     _resolved: tuple[Stage, ...] = PrivateAttr(default=())

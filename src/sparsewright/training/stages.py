@@ -24,7 +24,9 @@ from sparsewright.training.lr_schedule import LearningRate
 from sparsewright.training.method_options import DENSE
 from sparsewright.training.optimizers import build_optimizer
 from sparsewright.training.progress import Progress
+from sparsewright.training.rank_log import average_ranks, passes_multiple
 from sparsewright.training.recipe import Recipe, Stage, StageKind
+from sparsewright.training.zeros import zero_fraction
 
 
 @dataclass
@@ -59,6 +61,10 @@ class Session:
         """Optimizer steps of ``stage``; 0 if it does not train."""
         return stage.duration.steps(len(self.data.train)) if stage.kind == "train" else 0
 
+    def last_step(self, stage: Stage) -> int:
+        """The step of ``stage`` before which it ends here."""
+        return self.stage_steps(stage) if self.stop is None else self.stop
+
 
 def derived_seed(seed: int, purpose: str, index: int = 0) -> int:
     """A seed for one purpose: equal seeds for weights and masks would draw correlated numbers."""
@@ -88,7 +94,7 @@ def _train(session: Session, stage: Stage, saved: Mapping[str, Any] | None) -> N
     total = session.stage_steps(stage)
     if total < 1:
         raise RecipeError(f"stage {stage.name}: duration {stage.duration} is less than one optimizer step")
-    last = total if session.stop is None else session.stop
+    last = session.last_step(stage)
     wrapped = session.fabric.setup_module(session.model)
     optimizer = build_optimizer(session.model, stage.optimizer)
     sparsifier = _attach(session, stage, optimizer, total)
@@ -105,8 +111,7 @@ def _train(session: Session, stage: Stage, saved: Mapping[str, Any] | None) -> N
         if progress.step >= last:
             _report(session, stage, None, 0.0, 0.0, sparsifier, kind="evaluate")
         while progress.step < last:
-            sparsity = sparsifier.sparsity() if sparsifier is not None else 0.0
-            session.reporter.start_epoch(stage.name, progress.epoch + 1, epochs, sparsity)
+            session.reporter.start_epoch(stage.name, progress.epoch + 1, epochs, _sparsity(session, sparsifier))
             trained = _train_epoch(session, trainer, cost, last)
             if progress.step >= last and sparsifier is not None:
                 _report_last(session, stage, sparsifier, *trained)
@@ -258,11 +263,25 @@ def _report(
         "train_accuracy": trained.accuracy if trained is not None else None,
         "test_loss": tested.loss,
         "test_accuracy": tested.accuracy,
-        "sparsity": sparsifier.sparsity() if sparsifier is not None else _sparsity(progress.masks),
+        "sparsity": _sparsity(session, sparsifier),
         "seconds": seconds,
     }
+    if _ranks_due(session, stage, trained):
+        line |= average_ranks(session.model)
     progress.metrics.append(line)
     session.reporter.end_epoch(line)
+
+
+def _ranks_due(session: Session, stage: Stage, trained: Result | None) -> bool:
+    """Whether the ranks belong into the next line: by their interval, at the end of a stage, and without training."""
+    if session.recipe.log_rank_every is None:
+        return False
+    progress = session.progress
+    if trained is None or progress.step >= session.last_step(stage):
+        return True
+    before = progress.metrics[-1]["step"] if progress.metrics else 0
+    interval = max(session.recipe.log_rank_every.steps(len(session.data.train)), 1)
+    return passes_multiple(before, progress.total_steps, interval)
 
 
 def _schedule_ended(session: Session, sparsifier: sw.Sparsifier | None) -> bool:
@@ -273,5 +292,9 @@ def _schedule_ended(session: Session, sparsifier: sw.Sparsifier | None) -> bool:
     return sparsifier is None or (sparsifier.finished and bool(sparsifier.masks))
 
 
-def _sparsity(masks: Mapping[str, Tensor]) -> float:
-    return sw.MaskSet(dict(masks)).sparsity() if masks else 0.0
+def _sparsity(session: Session, sparsifier: sw.Sparsifier | None) -> float:
+    """Counted on the masks, or on the weights while there are none: a run may start from a sparse network."""
+    if sparsifier is not None:
+        return sparsifier.sparsity()
+    masks = session.progress.masks
+    return sw.MaskSet(dict(masks)).sparsity() if masks else zero_fraction(session.model)

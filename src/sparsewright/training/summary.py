@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sparsewright.analysis.flops import inference_flops
 from sparsewright.training.loop import TrainingError
 from sparsewright.training.progress import Progress
+from sparsewright.training.rank_log import logged_ranks
 from sparsewright.training.recipe import Recipe
 
 _PACKAGES = ("sparsewright", "torch", "torchvision", "lightning", "numpy", "safetensors")
@@ -62,6 +63,7 @@ def build_summary(
         "inference_flops_sparse": inference_flops(layer_flops, density),
         "training_flops_dense": progress.flops_dense,
         "training_flops_sparse": progress.flops_sparse,
+        **logged_ranks(last),
         "train_seconds": progress.seconds,
         "versions": versions(),
     }
