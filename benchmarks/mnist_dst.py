@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from grid import Cell, folder_name, train_all
 
 METHODS: dict[str, list[str]] = {
     "Static": ["method=static"],
@@ -35,28 +33,15 @@ def cells(sparsities: list[float], seeds: list[int]) -> list[tuple[str, float, i
 
 
 def folder_of(out: Path, cell: tuple[str, float, int]) -> Path:
-    method, sparsity, seed = cell
-    return out / f"{method.lower().replace(' ', '-').strip('()')}-{sparsity:g}-seed{seed}"
+    return out / folder_name(*cell)
 
 
-def run(cell: tuple[str, float, int], arguments: argparse.Namespace) -> None:
-    """Train one cell, or take up where it was left."""
+def training(cell: tuple[str, float, int], arguments: argparse.Namespace) -> Cell:
+    """The run of one cell."""
     method, sparsity, seed = cell
     settings = ["method=dense"] if method == "Dense" else [*METHODS[method], f"sparsity={sparsity}"]
-    command = [
-        sys.executable,
-        "-m",
-        "sparsewright",
-        "train",
-        "mnist/lenet300",
-        f"duration={arguments.epochs}ep",
-        *settings,
-    ]
-    command += ["--data-dir", str(arguments.data_dir), "--out", str(folder_of(arguments.out, cell))]
-    command += ["--seed", str(seed), "--device", "cpu", "--no-download", "--resume"]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}\nfailed:\n{done.stderr}")
+    settings = (f"duration={arguments.epochs}ep", *settings)
+    return Cell(folder_of(arguments.out, cell), "mnist/lenet300", settings, seed)
 
 
 def table(arguments: argparse.Namespace) -> str:
@@ -91,8 +76,8 @@ def main() -> None:
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.9, 0.95, 0.98, 0.99])
     arguments = parser.parse_args()
     start = time.time()
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        list(pool.map(lambda cell: run(cell, arguments), cells(arguments.sparsities, arguments.seeds)))
+    grid = [training(cell, arguments) for cell in cells(arguments.sparsities, arguments.seeds)]
+    train_all(grid, arguments.data_dir, arguments.jobs)
     print(table(arguments))
     print(f"\n{len(arguments.seeds)} seeds, {arguments.epochs} epochs; {time.time() - start:.0f} s for this call")
 

@@ -23,12 +23,14 @@ CLASSES = {
     "magnitude": sw.Magnitude,
     "rigl": sw.RigL,
     "rigl-itop": sw.RigL,
+    "rpg": sw.RPG,
     "set": sw.SET,
     "snfs": sw.SNFS,
     "static": sw.Static,
 }
 RAMPS = ["gmp", "gmp-uniform", "granet", "granet-uniform"]
-MOVING = ["granet", "granet-uniform", "rigl", "rigl-itop", "set", "snfs"]
+MOVING = ["granet", "granet-uniform", "rigl", "rigl-itop", "rpg", "set", "snfs"]
+REPLACING = ["rigl", "rpg"]
 
 # One entry per preset; what a preset does not have is absent.
 TABLE: dict[str, dict[str, Any]] = {
@@ -38,6 +40,7 @@ TABLE: dict[str, dict[str, Any]] = {
     "granet-uniform": {"update_interval": 1000, "update_end": 1.0, "prune_end": 0.5, "distribution": "uniform"},
     "rigl": {"update_interval": 100, "update_end": 0.75, "distribution": "erk"},
     "rigl-itop": {"update_interval": 1000, "update_end": 1.0, "distribution": "erk"},
+    "rpg": {"update_interval": 100, "update_end": 0.901, "prune_start": 0, "prune_end": 0.9, "distribution": "global"},
     "set": {"update_interval": 1000, "update_end": 1.0, "distribution": "erk"},
     "snfs": {"update_interval": 1000, "update_end": 1.0, "distribution": "erk"},
     "static": {"distribution": "erk"},
@@ -49,19 +52,26 @@ for preset in TABLE:
         "last_layer_density": 0.2 if preset.endswith("-uniform") else None,
     }
 for preset in MOVING + RAMPS:
-    TABLE[preset] |= {"update_replaces_step": preset == "rigl"}
+    TABLE[preset] |= {"update_replaces_step": preset in REPLACING}
 for preset in RAMPS:
     TABLE[preset] |= {"prune_start": 0, "initial_sparsity": 0.0}
 for preset in MOVING:
     TABLE[preset] |= {
-        "drop_fraction": 0.3 if preset == "rigl" else 0.5,
+        "drop_fraction": 0.3 if preset in REPLACING else 0.5,
         "drop_schedule": "cosine",
-        "min_drop_fraction": 0.0 if preset == "rigl" else 0.005,
+        "min_drop_fraction": 0.0 if preset in REPLACING else 0.005,
         "drop": "set" if preset == "set" else "magnitude",
         "grow": {"set": "random", "snfs": "momentum"}.get(preset, "gradient"),
         "redistribute": "momentum" if preset == "snfs" else None,
     }
 TABLE["gsm"] = {}
+TABLE["rpg"] |= {
+    "rank_weight": 0.5,
+    "residual_energy": 0.2,
+    "growth_steps": 1,
+    "min_layer_sparsity": 0.0,
+    "rank_linear_layers": False,
+}
 
 
 def model_and_optimizer() -> tuple[nn.Module, SGD]:

@@ -32,6 +32,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "gsm": ("gsm", {}),
     "rigl": ("rigl", {}),
     "rigl-itop": ("rigl-itop", {}),
+    "rpg": ("rpg", {"growth_steps": 2}),
     "set": ("set", {}),
     "snfs": ("snfs", {}),
     "static": ("static", {}),

@@ -38,6 +38,8 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "rigl-itop": ("rigl-itop", "adam", {"distribution": {"conv2.*": 0.9}}),
     "rigl-momentum": ("rigl", "sgd", {"grow": "momentum"}),
     "gsm": ("gsm", "nesterov", {}),
+    "rpg": ("rpg", "nesterov", {}),
+    "rpg-mean-gradient": ("rpg", "nesterov", {"growth_steps": 3, "rank_linear_layers": True}),
     "set": ("set", "nesterov", {}),
     "set-adam": ("set", "adam", {}),
     "snfs": ("snfs", "nesterov", {}),

@@ -17,9 +17,16 @@ from sparsewright.training.recipe_files import parse_yaml
 
 SHIPPED = [
     "cifar10/resnet20",
+    "cifar10/resnet32x2",
+    "cifar10/resnet32x2/rpg-99",
+    "cifar10/resnet32x2/rpg-99.5",
+    "cifar10/resnet32x2/rpg-99.9",
     "cifar10/resnet50",
     "cifar10/resnet56/gsm-10x",
     "cifar10/vgg19",
+    "cifar10/vgg19/rpg-99",
+    "cifar10/vgg19/rpg-99.5",
+    "cifar10/vgg19/rpg-99.9",
     "cifar10/wrn22-2",
     "cifar100/resnet50",
     "cifar100/vgg19",
@@ -27,13 +34,23 @@ SHIPPED = [
     "imagenet/resnet50",
     "imagenet/resnet50/gsm-4x",
     "imagenet/resnet50/gsm-5x",
+    "imagenet/resnet50/rpg-80",
+    "imagenet/resnet50/rpg-90",
+    "imagenet/resnet50/rpg-90-scratch",
+    "imagenet/resnet50/rpg-95",
+    "imagenet/resnet50/rpg-95-scratch",
+    "imagenet/resnet50/rpg-98",
     "mnist/lenet300",
     "mnist/lenet300/gsm-ticket-60x",
     "mnist/lenet5",
     "mnist/lenet5/gsm-ticket-125x",
     "mnist/lenet5/gsm-ticket-300x",
+    "mnist/lenet5/rpg-98",
+    "mnist/lenet5/rpg-99",
+    "mnist/lenet5/rpg-99.5",
 ]
 GSM = [name for name in SHIPPED if "/gsm-" in name]
+RPG = [name for name in SHIPPED if "/rpg-" in name]
 
 
 def write(folder: Path, text: str, name: str = "mine.yaml") -> str:
@@ -50,7 +67,7 @@ def test_every_recipe_of_the_issue_is_shipped() -> None:
     assert all(info.summary for info in list_recipes())
 
 
-@pytest.mark.parametrize("name", [name for name in SHIPPED if name not in GSM])
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name not in GSM + RPG])
 @pytest.mark.parametrize("method", ["dense", *(info.name for info in sw.list_methods())])
 def test_every_method_goes_with_every_recipe(name: str, method: str) -> None:
     overrides = ["method=" + method] + ([] if method == "dense" else ["sparsity=0.9"])
@@ -67,6 +84,54 @@ GSM_SETTINGS = {
     "mnist/lenet5/gsm-ticket-300x": (200, 3e-2, (40, 80, 120, 160), 280, 1e-2, (160, 200, 240), 0.99, 1 - 1 / 300),
     "cifar10/resnet56/gsm-10x": (500, 0.1, (100, 200, 300, 400), 600, 5e-3, (400, 500), 0.98, 0.9),
 }
+
+
+# Published: rank weight and residual energy, by sparsity in per cent.
+RPG_ON_IMAGENET = {"80": (0.5, 0.2), "90": (0.5, 0.1), "95": (3, 0.2), "98": (4, 0.2)}
+
+
+@pytest.mark.parametrize("name", [name for name in RPG if name.startswith("imagenet")])
+def test_rpg_recipes_for_imagenet_have_the_published_settings(name: str) -> None:
+    recipe = load_recipe(name)
+    (stage,) = recipe.resolved_stages()
+    per_cent, *scratch = name.partition("rpg-")[2].split("-")
+    settings = {**recipe.method_defaults, **stage.method.options}
+    assert (stage.sparsity, recipe.data.batch_size, str(stage.duration)) == (int(per_cent) / 100, 8 * 128, "100ep")
+    assert recipe.model.name == "torchvision:resnet50" + ("" if scratch else "@IMAGENET1K_V1")
+    assert stage.optimizer.model_dump(include={"name", "lr", "momentum", "nesterov", "weight_decay"}) == {
+        "name": "sgd",
+        "lr": 0.4,
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 1e-4,
+    }
+    schedule = stage.schedule.model_dump(mode="json")
+    assert (schedule["name"], schedule["warmup"], stage.label_smoothing) == ("cosine", "5ep", 0.1)
+    assert (settings["update_interval"], settings["drop_fraction"]) == (100, 0.3)
+    assert (settings["prune_end"], settings["update_end"]) == (0.9, 0.901)
+    assert (settings["rank_weight"], settings["residual_energy"]) == RPG_ON_IMAGENET[per_cent]
+
+
+@pytest.mark.parametrize("name", [name for name in RPG if name.startswith("cifar10")])
+def test_rpg_recipes_for_cifar_have_the_published_settings(name: str) -> None:
+    recipe = load_recipe(name)
+    (stage,) = recipe.resolved_stages()
+    assert (recipe.data.batch_size, str(stage.duration), recipe.model.name) == (128, "300ep", name.split("/")[1])
+    assert stage.sparsity == pytest.approx(float(name.partition("rpg-")[2]) / 100)
+    optimizer = stage.optimizer.model_dump(include={"lr", "momentum", "nesterov", "weight_decay"})
+    assert optimizer == {"lr": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4}
+    options = stage.method.options
+    assert (options["update_interval"], options["drop_fraction"]) == (100, 0.3)
+    assert (options["prune_end"], options["update_end"]) == (0.8, 0.8)
+    assert (options["rank_weight"], options["residual_energy"]) == (0.5, 0.1)
+
+
+@pytest.mark.parametrize("name", [name for name in RPG if name.startswith("mnist")])
+def test_rpg_recipes_for_mnist(name: str) -> None:
+    recipe = load_recipe(name)
+    (stage,) = recipe.resolved_stages()
+    assert (recipe.model.name, stage.method.name) == ("lenet5", "rpg")
+    assert stage.sparsity == pytest.approx(float(name.partition("rpg-")[2]) / 100)
 
 
 @pytest.mark.parametrize("name", GSM_SETTINGS)

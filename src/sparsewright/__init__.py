@@ -1,6 +1,7 @@
 """sparsewright: make neural networks sparse while they train, in PyTorch."""
 
 from sparsewright.dynamic import DynamicSparsifier
+from sparsewright.low_rank import rank_loss
 from sparsewright.masks import MaskSet
 from sparsewright.methods.gmp import GMP
 from sparsewright.methods.granet import GraNet
@@ -8,6 +9,7 @@ from sparsewright.methods.gsm import GSM
 from sparsewright.methods.magnitude import Magnitude
 from sparsewright.methods.registry import MethodInfo, create, list_methods
 from sparsewright.methods.rigl import RigL
+from sparsewright.methods.rpg import RPG
 from sparsewright.methods.set import SET
 from sparsewright.methods.snfs import SNFS
 from sparsewright.methods.static import Static
@@ -18,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = [
     "GMP",
     "GSM",
+    "RPG",
     "SET",
     "SNFS",
     "DynamicSparsifier",
@@ -31,4 +34,5 @@ __all__ = [
     "__version__",
     "create",
     "list_methods",
+    "rank_loss",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from sparsewright import growth, scores, topology
 from sparsewright import optimizers as optim
 from sparsewright.distribution import kept_budget
-from sparsewright.schedule import CubicRamp, DropFraction, UpdateTimes, resolve_moment
+from sparsewright.schedule import CubicRamp, DropFraction, Ramp, UpdateTimes, resolve_moment
 from sparsewright.selection import Elementwise
 from sparsewright.sharing import LAST_LAYER_FROM, LayerShares
 from sparsewright.sparsifier import Sparsifier
@@ -36,6 +36,9 @@ class DynamicSparsifier(Sparsifier):
         ValueError: a value that is not allowed, a schedule without any update, a budget below the sum of
             ``min_kept_per_layer``.
     """
+
+    state_survives_ramp: ClassVar[bool] = False
+    """Whether a weight that the ramp prunes and the same update regrows, at 0, keeps its optimizer state."""
 
     @property
     def finished(self) -> bool:
@@ -108,7 +111,7 @@ class DynamicSparsifier(Sparsifier):
         if options.update_replaces_step:
             self._refuse_restless_optimizers()
 
-    def _make_ramp(self, start: int, update_end: int) -> CubicRamp:
+    def _make_ramp(self, start: int, update_end: int) -> Ramp:
         options = self.options
         assert self.total_steps is not None
         end = resolve_moment(options.prune_end, self.total_steps, "prune_end")
@@ -125,16 +128,20 @@ class DynamicSparsifier(Sparsifier):
                 f"come every update_interval={options.update_interval} steps up to update_end (step {update_end}); "
                 "lower update_interval or widen the window"
             )
-        last = self._times.first_at_or_after(end) or self._times.last()
-        assert last is not None
-        interval = options.update_interval if options.distribution == "global" else None
-        ramp = CubicRamp(options.initial_sparsity, self.target_sparsity, start, end, last, interval)
+        ramp = self._shape_ramp(start, end, first)
         # A last layer that fits at the end may not fit on the way; that is an error now, not in the middle of the run.
-        on_the_way = (ramp.sparsity(step) for step in range(first, last + 1, options.update_interval))
+        on_the_way = (ramp.sparsity(step) for step in range(first, ramp.last + 1, options.update_interval))
         lowest = next((sparsity for sparsity in on_the_way if sparsity >= LAST_LAYER_FROM), None)
         if lowest is not None and not self._shares.is_global:
             self._shares.densities(lowest, options.distribution)
         return ramp
+
+    def _shape_ramp(self, start: int, end: int, first: int) -> Ramp:
+        """The ramp between two steps, of which ``first`` is the first with an update due."""
+        options = self.options
+        last = self._times.first_at_or_after(end) or self._times.last() or first
+        interval = options.update_interval if options.distribution == "global" else None
+        return CubicRamp(options.initial_sparsity, self.target_sparsity, start, end, last, interval)
 
     def _find_last_update(self) -> int:
         """The last step at which an update changes anything."""
@@ -241,32 +248,43 @@ class DynamicSparsifier(Sparsifier):
                 self._with_gradient.discard(name)
                 continue
             self._with_gradient.add(name)
-            if self.options.grow == "gradient":
-                self._growth_scores[name] = growth.gradient(grad)
+        if self.options.grow == "gradient":
+            self._growth_scores.update(self._score_gradients([name for name in names if name in self._with_gradient]))
+
+    def _score_gradients(self, names: Collection[str]) -> dict[str, Tensor]:
+        """Growth scores of weights that have a gradient, float32 in new tensors."""
+        gradients = {name: self.parameters[name].grad for name in names}
+        return {name: growth.gradient(grad) for name, grad in gradients.items() if grad is not None}
 
     # The update.
 
     @torch.no_grad()
     def _update(self, step: int) -> None:
+        # A moment that the growth rule reads must not be the one of a pruned weight.
+        state_last = self.state_survives_ramp and self._may_grow(step) and not self._read_moments
         if self._ramp and self._ramp.start <= step <= self._ramp.last:
-            self._prune_to(self._ramp.sparsity(step), self._growing(step))
+            self._prune_to(self._ramp.sparsity(step), self._growing(step), mask_state=not state_last)
         if self._may_grow(step):
-            self._drop_and_grow(self.drop_fraction(step), self._growing(step))
+            self._drop_and_grow(self.drop_fraction(step), self._growing(step), mask_state=not state_last)
+        if state_last:
+            self._hold_masks(self.masks)
         self._growth_scores.clear()
         self._with_gradient.clear()
 
-    def _prune_to(self, sparsity: float, growing: list[str]) -> None:
+    def _prune_to(self, sparsity: float, growing: list[str], *, mask_state: bool) -> None:
         """Bring the kept weights to the budget of a sparsity; a shortfall is regrown by the growth rule.
 
         Args:
             sparsity: the scheduled sparsity.
             growing: layers that may regrow weights.
+            mask_state: whether optimizer state is masked at once.
         """
         budget = kept_budget(sparsity, self._shares.total)
         if self._shares.is_global:
-            self._commit(self._pruned_globally(budget, growing))
+            masks = self._pruned_globally(budget, growing)
         else:
-            self._commit(self._pruned_by_layer(sparsity, budget, growing))
+            masks = self._pruned_by_layer(sparsity, budget, growing)
+        self._commit(masks, mask_state=mask_state)
 
     def _pruned_globally(self, budget: int, growing: list[str]) -> dict[str, Tensor]:
         kept = topology.count(self.masks)
@@ -303,7 +321,7 @@ class DynamicSparsifier(Sparsifier):
         """Layers that may grow weights in this update: a layer without gradient neither drops nor grows."""
         return [name for name in self.parameters if name in self._with_gradient and self._may_grow(step)]
 
-    def _drop_and_grow(self, fraction: float, names: list[str]) -> None:
+    def _drop_and_grow(self, fraction: float, names: list[str], *, mask_state: bool) -> None:
         """Drop in every layer first, then grow as many weights; the counts found are kept."""
         kept = {name: int(self.masks[name].count_nonzero()) for name in names}
         masks: dict[str, Tensor] = {}
@@ -321,7 +339,7 @@ class DynamicSparsifier(Sparsifier):
         for name in names:
             if grown[name] > 0:
                 masks[name] = topology.grow_weights(self._score_growth(name), masks[name], grown[name])
-        self._commit(masks)
+        self._commit(masks, mask_state=mask_state)
 
     def _count_dropped(self, name: str, kept: int, fraction: float) -> int:
         dropped = topology.drop_count(kept, fraction, self.options.drop_rounding)

@@ -16,8 +16,12 @@ _ADAM_FAMILY = (Adam, AdamW, NAdam, RAdam)
 
 def gradient(grad: Tensor) -> Tensor:
     """Absolute gradient of the task loss, dense (RigL, arXiv 1911.11134, section 3)."""
-    dense = grad.detach().to_dense() if grad.is_sparse else grad.detach()
-    return finite(dense.abs().float())
+    return finite(dense(grad).abs().float())
+
+
+def dense(grad: Tensor) -> Tensor:
+    """A gradient without its history, and dense if it is sparse."""
+    return grad.detach().to_dense() if grad.is_sparse else grad.detach()
 
 
 def momentum(moment: Tensor) -> Tensor:
@@ -53,8 +57,7 @@ def read_moment(optimizer: Optimizer, parameter: nn.Parameter) -> Tensor | None:
 
 def update_average(average: Mapping[str, Tensor], name: str, grad: Tensor, scale: float = 1.0) -> None:
     """Move the exponential average of a parameter's gradient, in place: a <- 0.9 a + 0.1 grad / scale."""
-    dense = grad.detach().to_dense() if grad.is_sparse else grad.detach()
-    average[name].mul_(AVERAGE_DECAY).add_(dense.to(torch.float32), alpha=(1 - AVERAGE_DECAY) / scale)
+    average[name].mul_(AVERAGE_DECAY).add_(dense(grad).to(torch.float32), alpha=(1 - AVERAGE_DECAY) / scale)
 
 
 def _group_of(optimizer: Optimizer, parameter: nn.Parameter) -> dict:

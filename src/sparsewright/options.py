@@ -45,16 +45,36 @@ SHARING: Mapping[str, Any] = {
     "last_layer_density": None,
     "dense_first_layer": False,
 }
+RANK: Mapping[str, Any] = {
+    "rank_weight": 0.5,
+    "residual_energy": 0.2,
+    "growth_steps": 1,
+    "min_layer_sparsity": 0.0,
+    "rank_linear_layers": False,
+}
 # What the options that a method does not take stand at: nothing moves unless a method's table says so.
 _NEUTRAL: Mapping[str, Any] = {
     **MOVING,
     **RAMP,
     "initial_distribution": "erk",
     **SHARING,
+    **RANK,
     "criterion": "magnitude",
     "grow": None,
 }
+# Of a term of a score: large enough for any use, small enough for single precision to add the others to.
+_LARGEST_WEIGHT = 1e6
 _RULES = ("uniform", "er", "erk", "global")
+
+
+class _Required:
+    """The default of an argument that has none, so that a misspelt one is named before this one is missed."""
+
+    def __repr__(self) -> str:
+        return "required"
+
+
+REQUIRED: Any = _Required()
 # What every method takes besides its table.
 COMMON = ("sparsity", "total_steps", "include", "exclude", "seed", "process_group")
 
@@ -87,6 +107,11 @@ class Options:
         min_kept_per_layer: every layer keeps at least this many weights (or all, if it has fewer).
         last_layer_density: density of the last layer in scope once the sparsity reaches 0.8; None: as the others.
         dense_first_layer: keep the first layer in scope dense and share the sparsity among the others.
+        rank_weight: weight of the rank loss beside the task loss in the growth score; 0 leaves it out.
+        residual_energy: energy that the rank loss's low-rank approximation leaves out, in [0, 1].
+        growth_steps: the growth score is the mean gradient of this many steps, the last of which is the update's.
+        min_layer_sparsity: sparsity below which a layer has no rank loss, in [0, 1].
+        rank_linear_layers: whether weights with 2 dimensions have a rank loss, too.
         criterion: what one-shot pruning removes: the smallest "magnitude", "random" weights, or the "largest".
     """
 
@@ -109,6 +134,11 @@ class Options:
     min_kept_per_layer: int
     last_layer_density: float | None
     dense_first_layer: bool
+    rank_weight: float
+    residual_energy: float
+    growth_steps: int
+    min_layer_sparsity: float
+    rank_linear_layers: bool
     criterion: str
 
     def __post_init__(self) -> None:
@@ -119,6 +149,10 @@ class Options:
             "drop_fraction": check_number(self.drop_fraction, "drop_fraction", highest=1.0),
             "min_drop_fraction": check_number(self.min_drop_fraction, "min_drop_fraction", highest=1.0),
             "drop_threshold": check_number(self.drop_threshold, "drop_threshold"),
+            "rank_weight": check_number(self.rank_weight, "rank_weight", highest=_LARGEST_WEIGHT),
+            "residual_energy": check_number(self.residual_energy, "residual_energy", highest=1.0),
+            "growth_steps": check_count(self.growth_steps, "growth_steps"),
+            "min_layer_sparsity": check_number(self.min_layer_sparsity, "min_layer_sparsity", highest=1.0),
             "distribution": check_distribution(self.distribution, "distribution"),
             "initial_distribution": check_distribution(self.initial_distribution, "initial_distribution"),
         }
@@ -126,7 +160,7 @@ class Options:
             checked["last_layer_density"] = check_number(self.last_layer_density, "last_layer_density", highest=1.0)
         for name in ("update_end", "prune_start", "prune_end"):
             checked[name] = check_moment(getattr(self, name), name)
-        for name in ("update_replaces_step", "dense_first_layer"):
+        for name in ("update_replaces_step", "dense_first_layer", "rank_linear_layers"):
             check_bool(getattr(self, name), name)
         for name, choices in _CHOICES.items():
             check_choice(getattr(self, name), name, choices)
@@ -165,6 +199,7 @@ def _refuse_useless(options: Options, given: Mapping[str, Any]) -> None:
         raise ValueError(f"drop_threshold is only used by drop='threshold', and drop is {options.drop!r}")
     if given.get("redistribute") is not None and options.grow is None:
         raise ValueError(f"redistribute={options.redistribute!r} shares regrown weights, and grow=None regrows none")
+    _refuse_useless_rank(options, given)
     layer_rules = [rule for rule in _RULES if rule != "global"]
     if options.distribution in layer_rules:
         return
@@ -174,6 +209,19 @@ def _refuse_useless(options: Options, given: Mapping[str, Any]) -> None:
                 f"{name}={getattr(options, name)} needs a distribution by a rule for layers "
                 f"({', '.join(map(repr, layer_rules))}); with {options.distribution!r} set it to {off}"
             )
+
+
+def _refuse_useless_rank(options: Options, given: Mapping[str, Any]) -> None:
+    if options.growth_steps > options.update_interval:
+        raise ValueError(
+            f"growth_steps={options.growth_steps} is more than the update_interval={options.update_interval} steps "
+            "between two updates"
+        )
+    if options.grow == "gradient":
+        return
+    for name in RANK:
+        if given.get(name) and given[name] != RANK[name]:
+            raise ValueError(f"{name}={given[name]!r} is only used by grow='gradient', and grow is {options.grow!r}")
 
 
 def refuse_unknown(method: str, name: str, allowed: Mapping[str, Any]) -> None:

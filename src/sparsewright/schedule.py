@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 from sparsewright.checks import check_moment
 
@@ -51,6 +52,24 @@ class DropFraction:
         return self.minimum + (self.start - self.minimum) * left
 
 
+class Ramp(Protocol):
+    """A sparsity that rises from one topology update to the next."""
+
+    @property
+    def start(self) -> int:
+        """Step before which nothing is pruned."""
+        ...
+
+    @property
+    def last(self) -> int:
+        """Step of the last update that prunes, which has the final sparsity."""
+        ...
+
+    def sparsity(self, step: int) -> float:
+        """Scheduled sparsity at a step."""
+        ...
+
+
 @dataclass(frozen=True)
 class CubicRamp:
     """Sparsity that rises as 1 - (1 - x)^3 from ``initial`` to ``final`` (Zhu and Gupta, arXiv 1710.01878).
@@ -80,6 +99,41 @@ class CubicRamp:
     def sparsity(self, step: int) -> float:
         """Scheduled sparsity at a step."""
         return self.final + (self.initial - self.final) * (1 - self.progress(step)) ** 3
+
+
+@dataclass(frozen=True)
+class ExponentialRamp:
+    """Sparsity whose density falls by the same factor from one topology update to the next (RPG, arXiv 2311.17493).
+
+    The density is 1 at the first update, and ``1 - final`` from ``updates`` updates after it, or from ``last`` if that
+    comes before.
+
+    Args:
+        final: sparsity at the end.
+        start: step at which the ramp may start.
+        first: step of its first update.
+        updates: how many updates after the first one the final density would be reached.
+        last: step of the update that has the final sparsity at the latest.
+        interval: steps between updates.
+    """
+
+    final: float
+    start: int
+    first: int
+    updates: int
+    last: int
+    interval: int
+
+    def progress(self, step: int) -> float:
+        """x in [0, 1] at a step, the density being ``(1 - final) ** x``."""
+        if step >= self.last:
+            return 1.0
+        return min(max((step - self.first) / (self.interval * self.updates), 0.0), 1.0)
+
+    def sparsity(self, step: int) -> float:
+        """Scheduled sparsity at a step."""
+        progress = self.progress(step)
+        return self.final if progress == 1.0 else 1 - (1 - self.final) ** progress
 
 
 @dataclass(frozen=True)

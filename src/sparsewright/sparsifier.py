@@ -16,7 +16,7 @@ from sparsewright import optimizers as optim
 from sparsewright.checks import check_count, check_seed, check_sparsity
 from sparsewright.distributed import broadcast, resolve_group
 from sparsewright.masks import MaskSet, zero_outside_
-from sparsewright.options import resolve_options
+from sparsewright.options import REQUIRED, resolve_options
 from sparsewright.scope import find_scope
 
 _FORMAT = 1
@@ -63,7 +63,7 @@ class Sparsifier:
         model: nn.Module,
         optimizer: Optimizer | Sequence[Optimizer],
         *,
-        sparsity: float,
+        sparsity: float = REQUIRED,
         total_steps: int | None = None,
         include: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] | None = None,
@@ -76,6 +76,8 @@ class Sparsifier:
                 f"{type(self).__name__} is the base of the methods: use one of them, or sparsewright.create"
             )
         self.options = resolve_options(type(self).__name__, self.defaults, options)
+        if sparsity is REQUIRED:
+            raise TypeError(f"{type(self).__name__} needs sparsity, the fraction of zeros at the end, in [0, 1)")
         self.target_sparsity = check_sparsity(sparsity)
         if total_steps is None and self.needs_total_steps:
             raise TypeError(f"{type(self).__name__} needs total_steps, the optimizer steps of the whole run")
@@ -338,10 +340,11 @@ class Sparsifier:
             zero_outside_(self.parameters[name], mask)
 
     @torch.no_grad()
-    def _commit(self, masks: Mapping[str, Tensor]) -> None:
+    def _commit(self, masks: Mapping[str, Tensor], *, mask_state: bool = True) -> None:
         """Make new masks the live ones, the first rank's on every rank.
 
-        Weights that stay keep value and optimizer state; dropped and newly grown ones get 0 in both.
+        Weights that stay keep value and optimizer state; dropped and newly grown ones get 0 in both. Without
+        ``mask_state`` the optimizer state is left for a later :meth:`_hold_masks`.
         """
         if self._group is not None:
             # Ranks may differ in which layers have a gradient, but must send and receive the same list of masks.
@@ -351,15 +354,21 @@ class Sparsifier:
             parameter, live = self.parameters[name], self.masks[name]
             stays = mask & live
             zero_outside_(parameter, stays)
-            unmasked = self._unmasked_state(name)
-            for value in optim.state_like(self._owner[name], parameter, skip=unmasked):
-                zero_outside_(value, stays)
-            for key in unmasked:
-                value = self._owner[name].state.get(parameter, {}).get(key)
-                if value is not None:
-                    zero_outside_(value, live.logical_or(~mask))
+            if mask_state:
+                self._mask_state(name, stays, live.logical_or(~mask))
             live.copy_(mask)
         self.topology_version += 1
+
+    def _mask_state(self, name: str, stays: Tensor, not_grown: Tensor) -> None:
+        """Zero a parameter's optimizer state but for weights that stay; in what the method reads, only grown ones."""
+        parameter, optimizer = self.parameters[name], self._owner[name]
+        unmasked = self._unmasked_state(name)
+        for value in optim.state_like(optimizer, parameter, skip=unmasked):
+            zero_outside_(value, stays)
+        for key in unmasked:
+            value = optimizer.state.get(parameter, {}).get(key)
+            if value is not None:
+                zero_outside_(value, not_grown)
 
 
 def _refuse_difference(what: str, saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from sparsewright.methods.granet import GraNet
 from sparsewright.methods.gsm import GSM
 from sparsewright.methods.magnitude import Magnitude
 from sparsewright.methods.rigl import ITOP, RigL
+from sparsewright.methods.rpg import RPG
 from sparsewright.methods.set import SET
 from sparsewright.methods.snfs import SNFS
 from sparsewright.methods.static import Static
@@ -63,6 +64,7 @@ _METHODS = (
     MethodInfo(
         "rigl-itop", RigL, "2102.02887", 2021, "RigL that explores slowly and until the end of training", preset=ITOP
     ),
+    MethodInfo("rpg", RPG, "2311.17493", 2023, "exponential pruning with regrowth that keeps the rank of the weights"),
     MethodInfo("set", SET, "1707.04780", 2018, "constant sparsity, random regrowth"),
     MethodInfo("snfs", SNFS, "1907.04840", 2019, "constant sparsity, regrowth by momentum, within and across layers"),
     MethodInfo("static", Static, "2202.02643", 2022, "fixed masks, random or given", extra={"masks": None}),
