@@ -32,6 +32,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "RPG without rank loss": ("method=rpg", "method.rank_weight=0"),
     "RPG": _RPG,
     "RPG, linear layers too": (*_RPG, "method.rank_linear_layers=true"),
+    "RPG, linear layers too, weight 4": (*_RPG, "method.rank_linear_layers=true", "method.rank_weight=4"),
 }
 
 

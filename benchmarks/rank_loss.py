@@ -72,16 +72,16 @@ def compare(sparsity: float, arguments: argparse.Namespace) -> None:
     weights = weights_of(arguments.model, sparsity, device)
     energy = arguments.residual_energy
     fallbacks: list[int] = []
-    by_full_svd = low_rank._cut_by_svd
-    low_rank._cut_by_svd = lambda *given: fallbacks.append(1) or by_full_svd(*given)
-    ours = {name: (found.k, found.gradient) for name, found in rank_losses(weights, energy).items()}
-    low_rank._cut_by_svd = by_full_svd
+    by_full_svd = low_rank.cut_by_svd
+    low_rank.cut_by_svd = lambda *given: fallbacks.append(1) or by_full_svd(*given)
+    ours = {name: (found.k, found.gradient) for name, found in rank_losses(weights, energy)}
+    low_rank.cut_by_svd = by_full_svd
     exact = {name: by_svd(weight, energy, torch.float64) for name, weight in weights.items()}
     plain = {name: by_svd(weight, energy, torch.float32) for name, weight in weights.items()}
     bench = Bench(device, "wall")
     ours_seconds, plain_seconds = [], []
     for _ in range(arguments.repeats):
-        ours_seconds.append(bench.seconds(lambda: rank_losses(weights, energy)))
+        ours_seconds.append(bench.seconds(lambda: dict(rank_losses(weights, energy))))
         plain_seconds.append(
             bench.seconds(lambda: [by_svd(weight, energy, torch.float32) for weight in weights.values()])
         )

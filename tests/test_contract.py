@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, Adam
 from toys import (
+    DENSE_START,
     DYNAMIC,
     METHODS,
     OddNet,
@@ -55,7 +56,7 @@ def test_creation_zeroes_weights_at_once_and_leaves_optimizer_state(method: str)
     assert after["param_groups"] == state["param_groups"]
     for index, entry in state["state"].items():
         assert all(torch.equal(value, after["state"][index][key]) for key, value in entry.items())
-    dense = method.startswith(("gmp", "granet"))
+    dense = method in DENSE_START
     assert sparsifier.masks.kept() == (sparsifier.masks.total() if dense else budget(0.7, sparsifier.masks.total()))
 
 

@@ -211,6 +211,7 @@ def test_sparse_gradients() -> None:
         sparsifier.detach()
 
 
+@pytest.mark.filterwarnings("ignore:the singular values of")
 @pytest.mark.parametrize("method", DYNAMIC)
 def test_counts_stay_exact_when_a_run_diverges(method: str) -> None:
     model = OddNet()

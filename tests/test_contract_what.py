@@ -282,7 +282,7 @@ def test_a_ramp_event_regrows_a_shortfall(method: str) -> None:
 def test_a_layer_without_gradient_neither_drops_nor_grows(method: str) -> None:
     model = OddNet()
     optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
-    options = options_of(method, update_interval=2, initial_sparsity=0.7, min_drop_fraction=0.3)
+    options = options_of(method, update_interval=2, initial_sparsity=0.7, min_drop_fraction=0.3, prune_end=10)
     sparsifier = sw.create(method, model, optimizer, sparsity=0.7, total_steps=20, **options)
     train(model, optimizer, range(12))
     before = copies(sparsifier)

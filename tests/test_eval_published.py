@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from sparsewright.data.evaluation import EvaluationImages, open_evaluation
 from sparsewright.models import create_model
 from sparsewright.training.published_weights import find_state, read_published
 from sparsewright.training.scoring import batch_sums
-from sparsewright.training.weight_match import fill_matched, match_weights
+from sparsewright.training.weight_match import fill_matched, match_weights, names_of_nonfinite
 
 # In the order of their synset ids, as the outputs of every network trained on ImageNet are.
 IMAGENETTE = [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]
@@ -175,12 +177,19 @@ def damaged(state: dict[str, Tensor], change: str) -> dict[str, Tensor]:
         return {key: value for key, value in state.items() if key != name}
     if change == "unexpected":
         return state | {"mask.weight": torch.ones(3)}
+    if change == "type":
+        return state | {name: (100 * state[name]).to(torch.int8)}
     return state | {name: torch.zeros(2, 2)}
 
 
 @pytest.mark.parametrize(
     ("change", "part"),
-    [("missing", "1 missing: "), ("unexpected", "1 unexpected: mask.weight"), ("shape", "1 of another shape: ")],
+    [
+        ("missing", "1 missing: "),
+        ("unexpected", "1 unexpected: mask.weight"),
+        ("shape", "1 of another shape: "),
+        ("type", "1 of another type: fc1.weight int8 for float32"),
+    ],
 )
 def test_what_does_not_fit_is_an_error_and_with_partial_a_report(
     change: str, part: str, tmp_path: Path, animals: Path, evaluate: Callable[..., dict[str, Any]]
@@ -193,13 +202,74 @@ def test_what_does_not_fit_is_an_error_and_with_partial_a_report(
     assert "--partial" in sentence
     assert part in run(*arguments, "--partial", "--workers", 0)
     checkpoint = evaluate("--weights", file, "--partial")["checkpoint"]
-    assert sum(len(checkpoint[kind]) for kind in ("missing", "unexpected", "misshapen")) == 1
+    assert sum(len(checkpoint[kind]) for kind in ("missing", "unexpected", "misshapen", "mistyped")) == 1
 
 
 def test_weights_that_fit_nowhere_are_refused_even_with_partial(tmp_path: Path, animals: Path) -> None:
     torch.save({"a.weight": torch.ones(3)}, tmp_path / "other.pt")
     common = ("--model", "mlp:8", "--weights", tmp_path / "other.pt", "--data", f"imagefolder:{animals}")
     assert "nothing in" in run(*common, "--partial", code=2)
+
+
+FITTING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+TYPES: dict[str, Callable[[Tensor], Tensor]] = {
+    "int8": lambda weight: (100 * weight).to(torch.int8),
+    "bool": lambda weight: weight != 0,
+    "complex64": lambda weight: weight.to(torch.complex64),
+    "sparse_coo": lambda weight: weight.to_sparse(),
+    "sparse_csr": lambda weight: weight.to_sparse_csr(),
+    "meta": lambda weight: weight.to("meta"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize("kind", TYPES)
+def test_weights_of_another_type_do_not_fit(kind: str, tmp_path: Path, animals: Path) -> None:
+    file, state = tmp_path / "other.pt", mlp().state_dict()
+    changed = {name: TYPES[kind](value) if value.dim() == 2 else value for name, value in state.items()}
+    torch.save(changed, file)
+    common = ("--model", "mlp:8", "--weights", file, "--data", f"imagefolder:{animals}", "--image-size", SIZE)
+    assert f"2 of another type: fc1.weight {kind} for float32, fc2.weight" in run(*common, code=2)
+    torch.save({name: value for name, value in changed.items() if value.dim() == 2}, file)
+    sentence = run(*common, "--partial", code=2)
+    assert "nothing in" in sentence
+    assert f"{kind} for float32" in sentence
+
+
+@pytest.mark.parametrize("dtype", FITTING)
+def test_floating_point_weights_of_any_width_fit(dtype: torch.dtype) -> None:
+    model = create_model("resnet20", num_classes=10, seed=0)
+    # Averaged checkpoints have a fractional count of batches.
+    tensors = {name: value.to(dtype) for name, value in model.state_dict().items()}
+    match = match_weights(model, tensors)
+    assert match.complete
+    assert len(match.matched) == len(tensors)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
+def test_weights_that_are_not_finite_are_refused_even_with_partial(tmp_path: Path, animals: Path, value: float) -> None:
+    file, state = tmp_path / "diverged.pt", mlp().state_dict()
+    changed = state["fc2.weight"].double()
+    changed[1, 2] = value
+    torch.save(state | {"fc2.weight": changed}, file)
+    common = ("--model", "mlp:8", "--weights", file, "--data", f"imagefolder:{animals}", "--image-size", SIZE)
+    for arguments in (common, (*common, "--partial")):
+        sentence = run(*arguments, code=2)
+        assert f"{file} has NaN or infinite values in 1 of 4 tensors" in sentence
+        assert sentence.endswith(": fc2.weight")
+
+
+def test_outputs_that_overflow_are_refused(tmp_path: Path, animals: Path) -> None:
+    state = {name: torch.full_like(value, 1e30) for name, value in mlp().state_dict().items()}
+    torch.save(state, tmp_path / "huge.pt")
+    common = ("--model", "mlp:8", "--weights", tmp_path / "huge.pt", "--data", f"imagefolder:{animals}")
+    assert "the loss comes to nan" in run(*common, "--image-size", SIZE, "--workers", 0, code=2)
+
+
+def test_tensors_that_are_not_finite_are_named_in_their_order() -> None:
+    values = {"b": [1.0, math.nan], "c": [1.0, 2.0], "d": [1, 2], "a": [-math.inf]}
+    tensors = {name: torch.tensor(value) for name, value in values.items()}
+    assert names_of_nonfinite(tensors) == ["b", "a"]
 
 
 def test_counts_of_batches_that_old_checkpoints_lack_are_not_missed() -> None:
@@ -250,6 +320,48 @@ def test_damaged_files_are_refused(tmp_path: Path, kind: str, suffix: str) -> No
     file.write_bytes(content[kind])
     with pytest.raises(ValueError, match=f"weights{suffix} is damaged"):
         read_published(file)
+
+
+def sweep(content: bytes) -> Iterator[bytes]:
+    """``content`` cut off, and with a flipped bit, at many places of its first part, where the pickled structure is."""
+    for place in range(min(len(content), 400)):
+        yield content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+        if place % 4 == 0:
+            yield content[:place]
+
+
+def refusal(file: Path) -> str:
+    try:
+        read_published(file)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+@pytest.mark.parametrize("new_format", [False, True])
+def test_damage_anywhere_is_told_with_the_name_of_the_file(tmp_path: Path, new_format: bool, foreign: bool) -> None:
+    file, stream = tmp_path / "weights.pt", io.BytesIO()
+    state = {"fc.weight": torch.ones(2)}
+    content = {"state_dict": state, "logger": Foreign()} if foreign else state
+    torch.save(content, stream, _use_new_zipfile_serialization=new_format)
+    sentences = []
+    for damaged_content in sweep(stream.getvalue()):
+        file.write_bytes(damaged_content)
+        sentences.append(refusal(file))
+    refused = [sentence for sentence in sentences if sentence]
+    assert len(refused) > 200
+    assert all(sentence.startswith(f"{file} ") and "()" not in sentence for sentence in refused)
+
+
+def test_a_cut_checkpoint_of_the_old_format_is_bad_input(tmp_path: Path) -> None:
+    file, stream = tmp_path / "weights.pt", io.BytesIO()
+    torch.save(mlp().state_dict(), stream, _use_new_zipfile_serialization=False)
+    content = stream.getvalue()
+    # Within the sizes that stand before the numbers, which torch takes with struct.unpack.
+    file.write_bytes(content[: content.index(b"\x80\x02]") + 60])
+    sentence = run("--model", "mlp:8", "--weights", file, "--data", "digits", code=2)
+    assert sentence == f"{file} is damaged, or no checkpoint that torch.save wrote"
 
 
 @pytest.mark.parametrize("content", [{"epoch": 3}, {"state_dict": {}}, {}, [1, 2], torch.ones(3), {"model": "resnet"}])

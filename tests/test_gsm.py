@@ -387,13 +387,13 @@ def test_sparsity_counts_exact_zeros_until_the_prune() -> None:
 @given(
     st.lists(st.floats(1e-4, 0.5), max_size=12),
     st.floats(0, 1),
-    st.floats(0, 0.99),
+    st.just(0.0) | st.floats(0, 0.99),
     st.sampled_from([(0.0, False), (0.0, True), (0.4, False)]),
 )
 def test_the_remaining_fraction_is_what_sgd_leaves(
     rates: list[float], decay: float, momentum: float, kind: tuple[float, bool]
 ) -> None:
-    dampening, nesterov = kind if momentum else (0.0, False)
+    dampening, nesterov = kind[0], kind[1] and momentum > 0
     weight = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
     optimizer = SGD([weight], momentum=momentum, dampening=dampening, weight_decay=decay, nesterov=nesterov)
     for rate in rates:
@@ -446,6 +446,15 @@ def test_weights_that_will_not_fade_are_told_with_figures_and_a_remedy() -> None
     # GSM itself tells this when it is made, and a run that diverges ends with an error.
     for silent in ("optimizer.weight_decay=0", "optimizer.lr=1e20", "method=set"):
         warn_of_slow_fading(weak(silent), 23)
+
+
+def test_dampening_without_momentum_changes_nothing_that_is_told() -> None:
+    def told(dampening: float) -> str:
+        with pytest.warns(FadingWarning) as caught:
+            warn_of_slow_fading(weak("optimizer.momentum=0", f"optimizer.dampening={dampening}"), 23)
+        return str(caught[0].message)
+
+    assert told(0.0) == told(0.5)
 
 
 def test_other_optimizers_are_told_to_be_beyond_the_rule() -> None:

@@ -56,7 +56,8 @@ def counted_decompositions(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     calls: list[list[str]] = []
 
     def count(weights: dict[str, Tensor], energy: float) -> Any:
-        calls.append(list(weights))
+        if weights:
+            calls.append(list(weights))
         return low_rank.rank_losses(weights, energy)
 
     monkeypatch.setattr(rpg, "rank_losses", count)
@@ -74,7 +75,7 @@ def test_the_growth_score_is_the_gradient_of_task_loss_and_mean_rank_loss() -> N
     expected = {name: p.grad.abs() for name, p in model.named_parameters() if p.grad is not None}
     for name, parameter in model.named_parameters():
         parameter.grad = grads[name]
-    scores = sparsifier._score_gradients(list(sparsifier.parameters))
+    scores = sparsifier._score_gradients(list(sparsifier.parameters), None)
     for name, score in scores.items():
         assert torch.allclose(score, expected[name], rtol=1e-4, atol=1e-7), name
     assert not torch.allclose(scores["conv2.weight"], grads["conv2.weight"].abs(), rtol=1e-2)
@@ -114,21 +115,106 @@ def test_decompositions_come_on_the_last_steps_before_an_update_only(
     assert steps == [update - back for update in due for back in reversed(range(growth_steps))]
 
 
-def test_growth_steps_average_the_gradients_of_the_last_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def captured_scores(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     captured: list[dict[str, Tensor]] = []
     score_gradients = sw.RPG._score_gradients
-    monkeypatch.setattr(
-        sw.RPG, "_score_gradients", lambda self, names: captured.append(score_gradients(self, names)) or captured[-1]
-    )
+
+    def capture(self: sw.RPG, names: Any, step: int | None) -> dict[str, Tensor]:
+        captured.append(score_gradients(self, names, step))
+        return captured[-1]
+
+    monkeypatch.setattr(sw.RPG, "_score_gradients", capture)
+    return captured
+
+
+def gradient_of(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad.clone()
+
+
+def assert_mean(score: Tensor, gradients: list[Tensor]) -> None:
+    assert torch.allclose(score, (sum(gradients, torch.zeros(())) / len(gradients)).abs(), rtol=1e-5, atol=1e-8)
+
+
+def test_growth_steps_average_the_gradients_of_the_last_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    captured = captured_scores(monkeypatch)
     model, optimizer, _ = made(growth_steps=3, rank_weight=0)
     gradients = []
     for step in range(2 * INTERVAL):
         backward(model, step)
-        gradients.append(model.conv1.weight.grad.clone() if model.conv1.weight.grad is not None else None)
+        gradients.append(gradient_of(model.conv1.weight))
         optimizer.step()
     for update, scores in zip((INTERVAL, 2 * INTERVAL), captured, strict=True):
-        mean = sum(gradient for gradient in gradients[update - 3 : update] if gradient is not None) / 3
-        assert torch.allclose(scores["conv1.weight"], mean.abs(), rtol=1e-5, atol=1e-8)
+        assert_mean(scores["conv1.weight"], gradients[update - 3 : update])
+
+
+def test_a_closure_that_is_evaluated_twice_counts_with_its_last_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Twice(SGD):
+        def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+            with torch.enable_grad():
+                closure()
+                loss = closure()
+            super().step()
+            return loss
+
+    captured = captured_scores(monkeypatch)
+    model = Net()
+    optimizer = Twice(model.parameters(), lr=0.02)
+    sw.RPG(
+        model,
+        optimizer,
+        sparsity=0.5,
+        total_steps=TOTAL,
+        update_interval=INTERVAL,
+        growth_steps=3,
+        rank_weight=0,
+        update_replaces_step=False,
+    )
+    gradients: list[Tensor] = []
+    for step in range(INTERVAL):
+        seeds = iter((100 + step, step))
+
+        def closure(seeds: Any = seeds) -> Tensor:
+            backward(model, next(seeds))
+            gradients.append(gradient_of(model.conv1.weight))
+            return torch.zeros(())
+
+        optimizer.step(closure)
+    second = gradients[1::2]
+    assert_mean(captured[-1]["conv1.weight"], second[INTERVAL - 3 :])
+
+
+def test_a_repeated_round_of_two_optimizers_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a gradient scaler that skipped one of them: the other steps again, in the same round."""
+    captured = captured_scores(monkeypatch)
+    model = Net()
+    first = SGD(model.conv1.parameters(), lr=0.0)
+    second = SGD([*model.conv2.parameters(), *model.fc.parameters()], lr=0.0)
+    options = {"sparsity": 0.5, "total_steps": TOTAL, "update_interval": INTERVAL, "rank_weight": 0}
+    sparsifier = sw.RPG(model, [first, second], growth_steps=3, **options)
+    train(model, first, range(0))
+    gradients = []
+    for step in range(INTERVAL):
+        if step == INTERVAL - 2:
+            backward(model, 1000)
+            first.step()
+        backward(model, step)
+        gradients.append(gradient_of(model.conv1.weight))
+        first.step()
+        second.step()
+    assert sparsifier.step_count == INTERVAL
+    (scores,) = [scores for scores in captured if "conv1.weight" in scores]
+    assert_mean(scores["conv1.weight"], gradients[INTERVAL - 3 :])
+
+
+def test_gradients_are_forgotten_at_the_update_even_where_a_layer_has_none_then() -> None:
+    model, optimizer, sparsifier = made(growth_steps=3)
+    train(model, optimizer, range(INTERVAL - 1))
+    assert sparsifier.state_dict()["collected"]["conv2.weight"]["steps"] == 2
+    backward(model, INTERVAL)
+    model.conv2.weight.grad = None
+    optimizer.step()
+    assert sparsifier.state_dict()["collected"] == {}
 
 
 def test_the_rank_loss_never_reaches_the_optimizer() -> None:
@@ -180,12 +266,12 @@ def test_a_weight_that_cannot_be_decomposed_is_skipped_with_a_warning(monkeypatc
     decompose = low_rank.rank_losses
 
     def fail(weights: dict[str, Tensor], energy: float) -> Any:
-        return {name: loss for name, loss in decompose(weights, energy).items() if name != "conv2.weight"}
+        return [(name, loss) for name, loss in decompose(weights, energy) if name != "conv2.weight"]
 
     monkeypatch.setattr(rpg, "rank_losses", fail)
     model, optimizer, sparsifier = made()
     train(model, optimizer, range(INTERVAL - 1))
-    with pytest.warns(UserWarning, match=r"singular values of conv2\.weight .* at step 5"):
+    with pytest.warns(UserWarning, match=r"singular values of conv2\.weight .* after step 4"):
         train(model, optimizer, range(INTERVAL - 1, INTERVAL))
     assert sparsifier.step_count == INTERVAL
 
@@ -222,6 +308,8 @@ def test_a_late_start_shifts_the_ramp() -> None:
     _, _, sparsifier = made(prune_start=20, prune_end=40, update_end=50)
     densities = [1 - sparsifier.scheduled_sparsity(step) for step in (20, 25, 30, 35, 40)]
     assert densities == pytest.approx([0.1 ** (index / 4) for index in range(5)])
+    _, _, sparsifier = made(prune_start=20, prune_end=24, update_end=50)
+    assert [sparsifier.scheduled_sparsity(step) for step in (0, 19, 20, 25)] == [0, 0, 0.9, 0.9]
     model, optimizer, sparsifier = made(prune_start=20, prune_end=40, update_end=50)
     train(model, optimizer, range(19))
     assert sparsifier.sparsity() == 0
@@ -247,15 +335,29 @@ def test_weights_that_the_ramp_prunes_and_the_update_regrows_restart_at_zero_wit
     assert regrown > 0
 
 
-def test_update_topology_works_at_any_step() -> None:
-    model, optimizer, sparsifier = made(growth_steps=3)
-    train(model, optimizer, range(13))
-    kept = sparsifier.masks.kept()
-    backward(model, 13)
+def test_update_topology_works_at_any_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It prunes to the sparsity of the last scheduled step, grows by the gradients in place, and disturbs no mean."""
+    captured = captured_scores(monkeypatch)
+    model, optimizer, sparsifier = made(growth_steps=3, rank_weight=0)
+    gradients = []
+    for step in range(3 * INTERVAL - 1):
+        backward(model, step)
+        gradients.append(gradient_of(model.conv1.weight))
+        optimizer.step()
+    backward(model, 99)
+    before, version = {name: mask.clone() for name, mask in sparsifier.masks.items()}, sparsifier.topology_version
     sparsifier.update_topology()
-    assert sparsifier.masks.kept() <= kept
-    train(model, optimizer, range(13, TOTAL))
-    assert sparsifier.masks.kept() == round(0.1 * sparsifier.masks.total())
+    assert_mean(captured[-1]["conv1.weight"], [gradient_of(model.conv1.weight)])
+    total = sparsifier.masks.total()
+    assert sparsifier.masks.kept() == round(0.1 ** (1 / 9) * total)
+    assert sparsifier.topology_version > version
+    assert any(not torch.equal(mask, before[name]) for name, mask in sparsifier.masks.items())
+    backward(model, 3 * INTERVAL)
+    gradients.append(gradient_of(model.conv1.weight))
+    optimizer.step()
+    assert_mean(captured[-1]["conv1.weight"], gradients[-3:])
+    train(model, optimizer, range(3 * INTERVAL, TOTAL))
+    assert sparsifier.masks.kept() == round(0.1 * total)
 
 
 def test_scores_do_not_depend_on_the_scale_of_a_fused_optimizer() -> None:
@@ -269,19 +371,42 @@ def test_scores_do_not_depend_on_the_scale_of_a_fused_optimizer() -> None:
             if parameter.grad is not None:
                 parameter.grad *= scale
         optimizer.grad_scale = torch.tensor(scale)  # type: ignore[attr-defined]
-        scores.append(sparsifier._score_gradients(list(sparsifier.parameters)))
+        scores.append(sparsifier._score_gradients(list(sparsifier.parameters), None))
     for name in scores[0]:
         assert torch.allclose(scores[0][name], scores[1][name], rtol=1e-5)
 
 
-def test_saved_sums_must_fit() -> None:
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"sum": torch.zeros(2, 2), "steps": 2}, r"conv1\.weight"),
+        ({"sum": torch.zeros(8, 3, 3, 3)}, r"conv1\.weight.* lacks its number of steps"),
+        (torch.zeros(8, 3, 3, 3), r"conv1\.weight"),
+        (None, "a mapping is expected, not NoneType"),
+    ],
+    ids=["shape", "steps", "tensor", "missing"],
+)
+def test_saved_sums_must_fit(entry: Any, words: str) -> None:
     model, optimizer, sparsifier = made(growth_steps=3)
     train(model, optimizer, range(INTERVAL - 1))
     state = sparsifier.state_dict()
     assert state["collected"]["conv1.weight"]["steps"] == 2
-    state["collected"]["conv1.weight"]["sum"] = torch.zeros(2, 2)
-    with pytest.raises(ValueError, match=r"conv1\.weight"):
-        sparsifier.load_state_dict(state)
+    damaged = {**state, "collected": None if entry is None else {**state["collected"], "conv1.weight": entry}}
+    masks = {name: mask.clone() for name, mask in sparsifier.masks.items()}
+    with pytest.raises(ValueError, match=words):
+        sparsifier.load_state_dict(damaged)
+    assert all(torch.equal(mask, masks[name]) for name, mask in sparsifier.masks.items())
+    sparsifier.load_state_dict(state)
+    assert sparsifier.state_dict()["collected"]["conv1.weight"]["steps"] == 2
+
+
+def test_options_of_the_rank_loss_without_a_layer_that_has_one_get_a_warning() -> None:
+    model = nn.Sequential(nn.Linear(10, 8), nn.Linear(8, 4))
+    for options in ({"rank_weight": 3}, {"residual_energy": 0.1}):
+        with pytest.warns(UserWarning, match=r"has no effect.*rank_linear_layers=True"):
+            sw.RPG(model, SGD(model.parameters()), sparsity=0.5, total_steps=500, **options).detach()
+    for options in ({}, {"rank_weight": 0}, {"rank_weight": 3, "rank_linear_layers": True}):
+        sw.RPG(model, SGD(model.parameters()), sparsity=0.5, total_steps=500, **options).detach()
 
 
 @pytest.mark.parametrize(
@@ -293,6 +418,7 @@ def test_saved_sums_must_fit() -> None:
         ({"growth_steps": 0}, "growth_steps"),
         ({"growth_steps": INTERVAL + 1}, "growth_steps=6 is more than the update_interval=5"),
         ({"min_layer_sparsity": 2}, "min_layer_sparsity"),
+        ({"grow": "random", "residual_energy": 0.0}, "residual_energy=0.0 is only used by grow='gradient'"),
         ({"grow": "random", "rank_weight": 1}, "rank_weight=1 is only used by grow='gradient'"),
         ({"prune_end": 2}, "no topology update is due"),
     ],

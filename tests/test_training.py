@@ -687,6 +687,13 @@ def test_gsm_reports_its_accuracy_before_and_after_the_prune(tmp_path: Path) -> 
     assert summary["best_accuracy_after_schedule"] is None
 
 
+def test_rpg_without_a_layer_that_has_a_rank_loss_gets_a_warning(tmp_path: Path) -> None:
+    settings = ["method=rpg", "sparsity=0.9", "duration=60it"]
+    with pytest.warns(UserWarning, match="stage train has no rank loss"):
+        run(tmp_path / "without", *settings, "method_defaults.rank_linear_layers=false")
+    run(tmp_path / "with", *settings)
+
+
 def test_gsm_that_diverges_says_so(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="training diverged"):
         run(tmp_path / "run", "method=gsm", "sparsity=0.5", "optimizer.lr=1e20")

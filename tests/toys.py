@@ -16,7 +16,8 @@ import sparsewright as sw
 # Those that hold masks while they train; the others have tests of their own.
 METHODS = [info.name for info in sw.list_methods() if not info.cls.prunes_at_end]
 DYNAMIC = [info.name for info in sw.list_methods() if "update_interval" in info.options]
-RAMPS = ["gmp", "gmp-uniform", "granet", "granet-uniform"]
+RAMPS = ["gmp", "gmp-uniform", "granet", "granet-uniform"]  # cubic ones
+DENSE_START = [*RAMPS, "rpg"]
 GROWING = [name for name in DYNAMIC if not name.startswith("gmp")]
 CONSTANT = ["rigl", "rigl-itop", "set", "snfs"]
 TOTAL = 12

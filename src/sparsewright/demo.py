@@ -37,7 +37,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "granet": ("method=granet",),
     "granet-uniform": ("method=granet-uniform",),
     "granet-from-sparse": ("method=granet", "method.initial_sparsity=0.5"),
-    "rpg": ("method=rpg", "method.rank_linear_layers=true"),
+    "rpg": ("method=rpg",),
     "gsm": (f"stages=[{{kind: train, duration: {_HALF}}}, {{kind: train, duration: {_HALF}, {_GSM}}}]",),
     "magnitude": (f"stages=[{{kind: train, duration: {_HALF}}}, {{kind: prune}}, {{kind: train, duration: {_HALF}}}]",),
 }

@@ -212,7 +212,7 @@ class DynamicSparsifier(Sparsifier):
         if not self._updates_at(self.step_count + 1):
             return
         # Some optimizers change gradients in place, so that the scores must be taken before they move.
-        self._capture_scores(owned)
+        self._capture_scores(owned, self.step_count + 1)
         if self.options.update_replaces_step:
             self._replaced.update({name: self.parameters[name]._version for name in owned})
             optim.drop_gradients(optimizer)
@@ -241,7 +241,8 @@ class DynamicSparsifier(Sparsifier):
     def _unmasked_state(self, name: str) -> Collection[str]:
         return self._moment_keys[name]
 
-    def _capture_scores(self, names: Collection[str]) -> None:
+    def _capture_scores(self, names: Collection[str], step: int | None = None) -> None:
+        """Take the growth scores of weights for the update after ``step`` steps; None for one out of turn."""
         for name in names:
             grad = self.parameters[name].grad
             if grad is None:
@@ -249,10 +250,11 @@ class DynamicSparsifier(Sparsifier):
                 continue
             self._with_gradient.add(name)
         if self.options.grow == "gradient":
-            self._growth_scores.update(self._score_gradients([name for name in names if name in self._with_gradient]))
+            present = [name for name in names if name in self._with_gradient]
+            self._growth_scores.update(self._score_gradients(present, step))
 
-    def _score_gradients(self, names: Collection[str]) -> dict[str, Tensor]:
-        """Growth scores of weights that have a gradient, float32 in new tensors."""
+    def _score_gradients(self, names: Collection[str], step: int | None) -> dict[str, Tensor]:
+        """Growth scores of weights that have a gradient, float32 in new tensors; see :meth:`_capture_scores`."""
         gradients = {name: self.parameters[name].grad for name in names}
         return {name: growth.gradient(grad) for name, grad in gradients.items() if grad is not None}
 

@@ -7,7 +7,8 @@ so that its squared singular values sum to 1. Cutting the matrix to rank k leave
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sparsewright.checks import check_number
+from sparsewright.truncation import Cut, cut_by_gram, cut_by_svd
 
-_EPSILON = torch.finfo(torch.float64).eps
-# Bound on the relative error of a residual for the eigen-decomposition of the Gram matrix to be good enough.
-_EXACT_ENOUGH = 1e-5
-# Residual energy below which double precision is needed to hold that bound.
+# Single precision costs the residual about 1e-7 of the matrix, which a residual of less energy than this would notice.
 _SMALL_RESIDUAL = 1e-3
 # Entries of one batch of matrices: 32 MB in double precision.
 _BATCH = 1 << 22
@@ -70,7 +69,7 @@ def rank_loss(weight: Tensor, residual_energy: float) -> tuple[Tensor, int]:
     check_matrix(weight, "the weight")
     if not bool(weight.isfinite().all()):
         raise ValueError("the weight has entries that are not finite")
-    found = rank_losses({"weight": weight}, energy)
+    found = dict(rank_losses({"weight": weight}, energy))
     if "weight" not in found:
         raise DecompositionError("the singular value decomposition of the weight did not converge")
     result = found["weight"]
@@ -78,44 +77,42 @@ def rank_loss(weight: Tensor, residual_energy: float) -> tuple[Tensor, int]:
     return _WithGradient.apply(weight, loss, result.gradient), result.k
 
 
-@torch.no_grad()
-def rank_losses(weights: Mapping[str, Tensor], residual_energy: float) -> dict[str, RankLoss]:
-    """The rank loss of many weights at once, without autograd; those of equal shape are decomposed together.
+def rank_losses(weights: Mapping[str, Tensor], residual_energy: float) -> Iterator[tuple[str, RankLoss]]:
+    """The rank loss of many weights, without autograd; those of equal shape are decomposed together.
 
     The squared singular values and the vectors of the smaller side come from the eigen-decomposition of the Gram matrix
     in double precision, which is several times cheaper than the SVD. Rounding in it is amplified where the cut falls
-    between two almost equal singular values, or leaves out almost nothing; a matrix for which the bound on the
-    relative error of its residual exceeds 1e-5 is decomposed once more, by the SVD in double precision.
+    between two almost equal singular values, or leaves out almost nothing; a matrix for which the estimated relative
+    error of its residual exceeds 1e-5 is decomposed once more, by the SVD in double precision.
 
     Args:
         weights: name -> floating-point tensor of 2 or more dimensions.
         residual_energy: share of the squared Frobenius norm to leave out, in [0, 1].
 
-    Returns:
-        Name -> rank loss, without the weights whose decomposition fails (entries that are not finite, or no
-        convergence).
+    Yields:
+        Name and rank loss, batch by batch, without the weights whose decomposition fails (entries that are not finite,
+        or no convergence).
     """
-    found: dict[str, RankLoss] = {}
     for names in _batches(weights):
-        matrices = torch.stack([weights[name].detach().flatten(1) for name in names])
-        for name, result in zip(names, _losses(matrices, residual_energy), strict=True):
+        for name, result in zip(names, _batch_losses([weights[name] for name in names], residual_energy), strict=True):
             if result is not None:
-                shaped = result.gradient.reshape(weights[name].shape)
-                found[name] = RankLoss(result.loss, result.k, shaped)
-    return {name: found[name] for name in weights if name in found}
+                yield name, result
 
 
-def split_energy(squares: Tensor, residual_energy: float) -> Tensor:
-    """How many of the smallest squared singular values to leave out, so that their sum is nearest to a target.
-
-    Args:
-        squares: ascending, summing to 1 along the last dimension; shape (..., r).
-        residual_energy: the target, in [0, 1].
-
-    Returns:
-        Whole numbers in 1..r, shape (...); the smallest on a tie.
-    """
-    return (squares.cumsum(-1) - residual_energy).abs().argmin(-1) + 1
+@torch.no_grad()
+def _batch_losses(weights: Sequence[Tensor], residual_energy: float) -> list[RankLoss | None]:
+    """Rank losses of weights that can be stacked, each gradient in its weight's shape and on its device."""
+    matrices = torch.stack([weight.detach().flatten(1) for weight in weights])
+    home = matrices.device
+    if home.type == "mps":
+        # It has no double precision.
+        matrices = matrices.cpu()
+    with torch.autocast(matrices.device.type, enabled=False):
+        results = list(_losses(matrices, residual_energy))
+    return [
+        result and RankLoss(result.loss, result.k, result.gradient.reshape(weight.shape).to(home))
+        for weight, result in zip(weights, results, strict=True)
+    ]
 
 
 def check_matrix(weight: Tensor, name: str) -> None:
@@ -158,96 +155,47 @@ def _batches(weights: Mapping[str, Tensor]) -> Iterator[list[str]]:
             yield names[first : first + most]
 
 
-def _losses(matrices: Tensor, residual_energy: float) -> list[RankLoss | None]:
+def _losses(matrices: Tensor, residual_energy: float) -> Iterator[RankLoss | None]:
     """Rank losses of a batch, shape (batch, filters, rest); None for a matrix that cannot be decomposed."""
-    precise = matrices.double()
-    norms = torch.linalg.vector_norm(precise, dim=(1, 2))
-    usable = norms.isfinite() & (norms > 0)
-    precise = precise / torch.where(usable, norms, 1.0)[:, None, None]
+    precision = torch.float64 if matrices.dtype == torch.float64 else torch.float32
+    normalised = matrices.double()
+    norms = _normalise(normalised)
+    side, columns = sorted(normalised.shape[1:])
+    gram = normalised @ normalised.mT if normalised.shape[1] == side else normalised.mT @ normalised
     # An identity stands in for what must not reach the decomposition, so that the batch keeps its shape.
-    side = min(precise.shape[1:])
-    gram = precise @ precise.mT if precise.shape[1] == side else precise.mT @ precise
-    gram = torch.where(usable[:, None, None], gram, torch.eye(side, dtype=gram.dtype, device=gram.device))
-    cuts = _cut(gram, residual_energy)
-    results: list[RankLoss | None] = []
-    for index, (norm, finite) in enumerate(zip(norms.tolist(), norms.isfinite().tolist(), strict=True)):
+    usable = norms.isfinite() & (norms > 0)
+    gram = torch.where(usable[:, None, None], gram, torch.eye(side, dtype=gram.dtype, device=gram.device) / side)
+    cuts = cut_by_gram(gram, columns, residual_energy)
+    for matrix, norm, cut in zip(normalised, norms.tolist(), cuts, strict=True):
         if norm == 0:
-            results.append(RankLoss(0.0, 0, torch.zeros_like(matrices[index], dtype=_precision(matrices))))
-        elif not finite:
-            results.append(None)
+            yield RankLoss(0.0, 0, torch.zeros_like(matrix, dtype=precision))
+        elif not math.isfinite(norm):
+            yield None
         else:
-            cut = cuts[index] or _cut_by_svd(precise[index], residual_energy)
-            results.append(cut and _differentiate(cut, precise[index], norm, _precision(matrices)))
-    return results
+            found = cut or cut_by_svd(matrix, residual_energy)
+            yield None if found is None else _differentiate(found, matrix, norm, precision)
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """Where a matrix is cut: the rank kept, the energy left out, and the projection onto what is left out.
-
-    ``outside`` acts on the smaller side of the matrix, and has its number of rows and columns.
-    """
-
-    k: int
-    energy: float
-    outside: Tensor
-
-
-def _cut(gram: Tensor, residual_energy: float) -> list[_Cut | None]:
-    """Cuts from Gram matrices, shape (batch, side, side), of trace 1; None where they are not exact enough."""
-    decomposed = _eigen(gram)
-    if decomposed is None:
-        return (
-            [None] * len(gram) if len(gram) == 1 else [cut for one in gram for cut in _cut(one[None], residual_energy)]
-        )
-    squares, vectors = decomposed
-    side = squares.shape[-1]
-    noise = side * _EPSILON * squares[:, -1:]
-    squares = torch.where(squares > noise, squares, 0.0)
-    left_out = split_energy(squares, residual_energy)
-    energies = squares.cumsum(-1).gather(-1, left_out[:, None] - 1).squeeze(-1)
-    # Left-out and kept directions mix by rounding / gap, and what is mixed in compares with the residual's norm.
-    bounded = torch.nn.functional.pad(squares, (0, 1), value=torch.inf)
-    gaps = (bounded.gather(-1, left_out[:, None]) - bounded.gather(-1, left_out[:, None] - 1)).squeeze(-1)
-    exact = (noise.squeeze(-1) <= _EXACT_ENOUGH * gaps * energies.sqrt()) | gaps.isinf()
-    cuts: list[_Cut | None] = []
-    for index, (count, energy, good) in enumerate(
-        zip(left_out.tolist(), energies.tolist(), exact.tolist(), strict=True)
-    ):
-        outer = vectors[index][:, :count]
-        cuts.append(_Cut(side - count, energy, outer @ outer.mT) if good else None)
-    return cuts
+def _normalise(matrices: Tensor) -> Tensor:
+    """Divide each matrix by its Frobenius norm, in place; returns the norms, shape (batch,)."""
+    # By the largest entry first, whose square might be beyond the range of the type.
+    largest = matrices.abs().amax((1, 2))
+    scale = torch.where(largest.isfinite() & (largest > 0), largest, 1.0)
+    matrices.div_(scale[:, None, None])
+    norms = torch.linalg.vector_norm(matrices, dim=(1, 2))
+    matrices.div_(torch.where(norms.isfinite() & (norms > 0), norms, 1.0)[:, None, None])
+    return norms * scale
 
 
-def _eigen(gram: Tensor) -> tuple[Tensor, Tensor] | None:
-    try:
-        return torch.linalg.eigh(gram)
-    except RuntimeError:
-        return None
-
-
-def _cut_by_svd(matrix: Tensor, residual_energy: float) -> _Cut | None:
-    """The cut of one normalised matrix, shape (filters, rest), by its SVD; None if that does not converge."""
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
-    try:
-        left, values, _ = torch.linalg.svd(wide, full_matrices=False)
-    except RuntimeError:
-        return None
-    squares = values.flip(-1).square()
-    count = int(split_energy(squares, residual_energy))
-    outer = left[:, len(squares) - count :]
-    return _Cut(len(squares) - count, float(squares[:count].sum()), outer @ outer.mT)
-
-
-def _differentiate(cut: _Cut, matrix: Tensor, norm: float, precision: torch.dtype) -> RankLoss:
+def _differentiate(cut: Cut, matrix: Tensor, norm: float, precision: torch.dtype) -> RankLoss:
     """Loss and gradient: G = -2 E for the normalised matrix, less its part along the matrix itself, over the norm."""
-    # Single precision costs the residual about 1e-7 of the matrix, which only a small residual would notice.
-    working = precision if cut.energy > _SMALL_RESIDUAL else torch.float64
+    working = precision if cut.energy > _SMALL_RESIDUAL and _single_is_exact(matrix) else torch.float64
     matrix, outside = matrix.to(working), cut.outside.to(working)
     residual = outside @ matrix if len(outside) == len(matrix) else matrix @ outside
     gradient = residual.sub_(matrix, alpha=cut.energy).mul_(-2 / norm)
     return RankLoss(-cut.energy, cut.k, gradient.to(precision))
 
 
-def _precision(weight: Tensor) -> torch.dtype:
-    return torch.float64 if weight.dtype == torch.float64 else torch.float32
+def _single_is_exact(matrix: Tensor) -> bool:
+    """Whether a product in single precision is one: with TF32 it has the accuracy of half precision."""
+    return matrix.device.type != "cuda" or not torch.backends.cuda.matmul.allow_tf32

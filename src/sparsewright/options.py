@@ -220,7 +220,7 @@ def _refuse_useless_rank(options: Options, given: Mapping[str, Any]) -> None:
     if options.grow == "gradient":
         return
     for name in RANK:
-        if given.get(name) and given[name] != RANK[name]:
+        if name in given and given[name] != RANK[name] and not (name == "rank_weight" and given[name] == 0):
             raise ValueError(f"{name}={given[name]!r} is only used by grow='gradient', and grow is {options.grow!r}")
 
 

@@ -125,10 +125,12 @@ class ExponentialRamp:
     interval: int
 
     def progress(self, step: int) -> float:
-        """x in [0, 1] at a step, the density being ``(1 - final) ** x``."""
+        """x in [0, 1] at a step, in whole intervals; the density is ``(1 - final) ** x``."""
         if step >= self.last:
             return 1.0
-        return min(max((step - self.first) / (self.interval * self.updates), 0.0), 1.0)
+        if step < self.first:
+            return 0.0
+        return min((step - self.first) // self.interval / self.updates, 1.0)
 
     def sparsity(self, step: int) -> float:
         """Scheduled sparsity at a step."""

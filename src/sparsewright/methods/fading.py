@@ -22,7 +22,7 @@ def remaining_fraction(
 
     This is SGD's update rule itself, from a momentum of zero. While lr * weight_decay is far below (1 - momentum)**2
     it is about exp(-sum of lr * weight_decay * (1 - dampening) / (1 - momentum)); beyond, the weight swings around
-    zero, the result may be negative, and more weight decay fades no faster.
+    zero, the result may be negative, and more weight decay fades no faster. (1 - dampening) is ``undampened_share``.
 
     Args:
         rates: the learning rate of each step, in order.
@@ -31,12 +31,21 @@ def remaining_fraction(
     Returns:
         1.0 without any step or weight decay.
     """
-    weight, velocity = 1.0, None
+    weight, velocity, share = 1.0, None, undampened_share(momentum, dampening)
     for rate in rates:
         pull = weight_decay * weight
-        velocity = pull if velocity is None else momentum * velocity + (1 - dampening) * pull
+        velocity = pull if velocity is None else momentum * velocity + share * pull
         weight -= rate * (pull + momentum * velocity if nesterov else velocity)
     return weight
+
+
+def undampened_share(momentum: float, dampening: float) -> float:
+    """The factor that torch's SGD puts on gradients before it adds them to the momentum.
+
+    Returns:
+        1.0 without momentum, where SGD ignores the dampening.
+    """
+    return 1 - dampening if momentum else 1.0
 
 
 @torch.no_grad()

@@ -10,13 +10,19 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sparsewright import growth
+from sparsewright import growth, scores
 from sparsewright import optimizers as optim
 from sparsewright.checks import join_names
 from sparsewright.dynamic import DynamicSparsifier
+from sparsewright.gradient_mean import GradientMean, check_sums
 from sparsewright.low_rank import rank_losses
 from sparsewright.options import MOVING, RANK, SHARING
 from sparsewright.schedule import ExponentialRamp
+
+NO_RANK_LOSS = (
+    "the rank loss is of weights with 3 or more dimensions, and none is in scope; set rank_linear_layers=True for "
+    "those of Linear layers, or rank_weight=0"
+)
 
 
 class RPG(DynamicSparsifier):
@@ -33,15 +39,21 @@ class RPG(DynamicSparsifier):
 
     Everything happens inside ``optimizer.step()``: the user's loss does not change, and the rank loss reaches the
     weights only through what grows. Singular values are computed on the last ``growth_steps`` steps before an update,
-    never on others. A weight that cannot be decomposed has no rank loss at that update; a warning names it.
+    never on others. A weight that cannot be decomposed adds nothing to the score at that update; a warning names it.
 
     Unlike the original code: the final density is used at the last update by ``update_end`` at the latest, while the
     original stops short of it in short runs; no connection is lost to rounding; an update due exactly at
     ``update_end`` happens; and with ``growth_steps`` above 1 the rank loss does not enter the optimizer steps in
     between. With several ranks the score is the absolute value of the mean gradient, not the mean of absolute values.
 
-    With ``growth_steps`` above 1 a sum of gradients is kept from the first of these steps to the update, 4 bytes per
-    weight, and saved in the state.
+    With ``growth_steps`` above 1 gradients are kept from the first of these steps to the update, at most 8 bytes per
+    weight, and saved in the state. :meth:`update_topology` scores by the gradients in place alone.
+
+    Args:
+        sparsity, total_steps, **options: as for :class:`sparsewright.DynamicSparsifier`.
+
+    Warns:
+        UserWarning: options of the rank loss are given, and no weight in scope has one.
     """
 
     defaults: ClassVar = {
@@ -63,8 +75,19 @@ class RPG(DynamicSparsifier):
 
     def _prepare(self) -> None:
         super()._prepare()
-        self._collected: dict[str, Tensor] = {}
-        self._collected_steps: dict[str, int] = {}
+        self._mean = GradientMean()
+        useless = [name for name in RANK if getattr(self.options, name) != RANK[name]]
+        if useless and self.options.rank_weight > 0 and not self.rank_layers:
+            warnings.warn(
+                f"{useless[0]}={getattr(self.options, useless[0])} has no effect: {NO_RANK_LOSS}",
+                stacklevel=4,
+            )
+
+    @property
+    def rank_layers(self) -> list[str]:
+        """Names of the weights that can have a rank loss."""
+        least = 2 if self.options.rank_linear_layers else 3
+        return [name for name, parameter in self.parameters.items() if parameter.dim() >= least]
 
     def _shape_ramp(self, start: int, end: int, first: int) -> ExponentialRamp:
         interval = self.options.update_interval
@@ -76,13 +99,17 @@ class RPG(DynamicSparsifier):
 
     @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, recomputed: bool) -> None:
-        if self._collects_at(self.step_count + 1):
+        step = self.step_count + 1
+        if self._collects_at(step):
             owned = [name for name, owner in self._owner.items() if owner is optimizer]
             for name, gradient in self._guided_gradients(owned).items():
-                earlier = self._collected.get(name)
-                self._collected[name] = gradient if earlier is None else earlier.add_(gradient)
-                self._collected_steps[name] = self._collected_steps.get(name, 0) + 1
+                self._mean.add(name, gradient, step)
         super()._before_step(optimizer, recomputed)
+
+    def _after_step(self) -> None:
+        super()._after_step()
+        if self.step_count % self.options.update_interval == 0:
+            self._mean.clear()
 
     def _collects_at(self, step: int) -> bool:
         """Whether a step is one of those before an update whose gradients enter its growth score."""
@@ -90,13 +117,11 @@ class RPG(DynamicSparsifier):
         update = -(-step // interval) * interval
         return step != update and update - step < self.options.growth_steps and self._updates_at(update)
 
-    def _score_gradients(self, names: Collection[str]) -> dict[str, Tensor]:
-        score = self._guided_gradients(names)
-        for name, gradient in score.items():
-            earlier = self._collected.pop(name, None)
-            if earlier is not None:
-                gradient.add_(earlier).div_(self._collected_steps.pop(name) + 1)
-        return {name: growth.gradient(gradient) for name, gradient in score.items()}
+    def _score_gradients(self, names: Collection[str], step: int | None) -> dict[str, Tensor]:
+        guided = self._guided_gradients(names)
+        if step is not None:
+            guided = {name: self._mean.with_gradient(name, gradient, step) for name, gradient in guided.items()}
+        return {name: scores.finite(gradient.abs_()) for name, gradient in guided.items()}
 
     def _guided_gradients(self, names: Collection[str]) -> dict[str, Tensor]:
         """Gradients of task loss + rank_weight * rank loss, float32 in new tensors, where there is a gradient."""
@@ -105,55 +130,32 @@ class RPG(DynamicSparsifier):
             grad = self.parameters[name].grad
             if grad is not None:
                 guided[name] = growth.dense(grad).float() / optim.gradient_scale(self._owner[name])
-        ranked = self._ranked_layers() if self.options.rank_weight > 0 else []
-        if not ranked:
-            return guided
-        weights = {name: self.parameters[name] for name in ranked if name in guided}
-        losses = rank_losses(weights, self.options.residual_energy)
-        for name, loss in losses.items():
+        ranked = self._layers_with_rank_loss() if self.options.rank_weight > 0 else []
+        left = {name: self.parameters[name] for name in ranked if name in guided}
+        for name, loss in rank_losses(dict(left), self.options.residual_energy):
             guided[name].add_(loss.gradient, alpha=self.options.rank_weight / len(ranked))
-        _warn_of_failures([name for name in weights if name not in losses], self.step_count + 1)
+            del left[name]
+        if left:
+            warnings.warn(
+                f"the singular values of {join_names(left)} could not be computed after step {self.step_count}: there "
+                "the growth score is the gradient of the task loss alone",
+                stacklevel=2,
+            )
         return guided
 
-    def _ranked_layers(self) -> list[str]:
+    def _layers_with_rank_loss(self) -> list[str]:
         """The layers over which the rank loss is a mean."""
-        least = 2 if self.options.rank_linear_layers else 3
         sparsity = self.masks.layer_sparsity()
-        return [
-            name
-            for name, parameter in self.parameters.items()
-            if parameter.dim() >= least
-            and sparsity[name] >= self.options.min_layer_sparsity
-            and bool(parameter.count_nonzero())
-        ]
+        enough = [name for name in self.rank_layers if sparsity[name] >= self.options.min_layer_sparsity]
+        return [name for name in enough if bool(self.parameters[name].count_nonzero())]
 
     # Saving.
 
     def _extra_state(self) -> dict[str, Any]:
-        collected = {
-            name: {"sum": total.clone(), "steps": self._collected_steps[name]}
-            for name, total in self._collected.items()
-        }
-        return {**super()._extra_state(), "collected": collected}
+        return {**super()._extra_state(), "collected": self._mean.state_dict()}
 
     def _load_extra_state(self, state: Mapping[str, Any]) -> None:
-        collected = state.get("collected", {})
-        for name, entry in collected.items():
-            parameter = self.parameters.get(name)
-            if parameter is None or entry["sum"].shape != parameter.shape:
-                raise ValueError(f"the saved sum of gradients of {name!r} does not fit this sparsifier's weights")
+        collected = state.get("collected")
+        check_sums(collected, self.parameters)
         super()._load_extra_state(state)
-        self._collected = {
-            name: torch.empty_like(self.parameters[name], dtype=torch.float32).copy_(entry["sum"])
-            for name, entry in collected.items()
-        }
-        self._collected_steps = {name: int(entry["steps"]) for name, entry in collected.items()}
-
-
-def _warn_of_failures(names: Collection[str], step: int) -> None:
-    if names:
-        warnings.warn(
-            f"the singular values of {join_names(names)} could not be computed at step {step}: there the growth score "
-            "is the gradient of the task loss alone for this update",
-            stacklevel=2,
-        )
+        self._mean.load_state_dict(collected or {}, self.parameters)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
-from sparsewright.methods.fading import LARGEST_REMAINDER, remaining_fraction
+from sparsewright.methods.fading import LARGEST_REMAINDER, remaining_fraction, undampened_share
 from sparsewright.training.lr_schedule import LearningRate
 from sparsewright.training.optimizers import SGDSettings
 from sparsewright.training.recipe import Recipe, Stage
@@ -50,7 +50,8 @@ def _problem_of_sgd(sgd: SGDSettings, rates: Sequence[float]) -> str | None:
     # More than all of it is a run that diverges, which has an error of its own.
     if not LARGEST_REMAINDER < left <= 1:
         return None
-    exponent = sum(rates) * sgd.weight_decay * (1 - sgd.dampening) / (1 - sgd.momentum)
+    share = undampened_share(sgd.momentum, sgd.dampening)
+    exponent = sum(rates) * sgd.weight_decay * share / (1 - sgd.momentum)
     return (
         f"GSM's passive weights will keep {100 * left:.0f} % of their size over its {len(rates)} steps, so that the "
         f"prune can cost accuracy: lr * weight_decay / (1 - momentum) comes to {exponent:.2g} in sum, and 5 or more is "

@@ -69,12 +69,13 @@ def evaluate_published(
         model, data, precision, device; accuracy and top5_accuracy (per cent; the latter None with five classes or
         fewer), loss, images, num_classes; parameters, nonzero_parameters; weights, nonzero_weights and sparsity of the
         layers' weights; flops_dense and flops_sparse of one image; seconds and images_per_second, with the loading of
-        the images; checkpoint: None, or its file, key, matched, missing, unexpected, misshapen, and the latter three in
-        words as mismatch.
+        the images; checkpoint: None, or its file, key, matched, missing, unexpected, misshapen, mistyped, and the
+        latter four in words as mismatch.
 
     Raises:
         ValueError: a name or number is not usable, the weights do not fit the model (the error counts and names what is
-            missing, unexpected or of another shape), or network and data do not have the same number of classes.
+            missing, unexpected, or of another shape or type), weights or outputs are not finite, or network and data do
+            not have the same number of classes.
         FileNotFoundError, ImportError, OSError: files or packages are missing.
     """
     if weights is not None and "@" in model:
@@ -120,14 +121,14 @@ def _evaluate(fabric: Fabric, job: _Job) -> dict[str, Any]:
 
 
 def _report(weights: PublishedWeights, match: WeightMatch) -> dict[str, Any]:
-    misshapen = {name: {"file": there, "model": here} for name, (there, here) in match.misshapen.items()}
     return {
         "file": str(weights.path),
         "key": weights.key,
         "matched": len(match.matched),
         "missing": match.missing,
         "unexpected": match.unexpected,
-        "misshapen": misshapen,
+        "misshapen": {name: {"file": there, "model": here} for name, (there, here) in match.misshapen.items()},
+        "mistyped": {name: {"file": there, "model": here} for name, (there, here) in match.mistyped.items()},
         "mismatch": match.describe(),
     }
 

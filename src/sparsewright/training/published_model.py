@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
+from sparsewright.checks import join_names
 from sparsewright.data.evaluation import EvaluationImages
 from sparsewright.models import create_model
 from sparsewright.models.external import pretrained_classes
 from sparsewright.training.published_weights import PublishedWeights
-from sparsewright.training.weight_match import WeightMatch, fill_matched, match_weights
+from sparsewright.training.weight_match import WeightMatch, fill_matched, match_weights, names_of_nonfinite
 
 RANDOM_SEED = 0
 """Of the weights that nothing fills."""
@@ -26,7 +27,7 @@ def build_published(
         partial: take what fits; the rest stays random.
 
     Raises:
-        ValueError: an unknown name, weights for another number of classes, or weights that do not fit.
+        ValueError: an unknown name, weights for another number of classes, that do not fit, or that are not finite.
         ImportError, OSError: the network's package is not installed, or its weights cannot be downloaded.
     """
     pretrained = pretrained_classes(name)
@@ -44,6 +45,7 @@ def build_published(
     match = match_weights(model, weights.tensors, weights.others)
     _check_match(name, images, weights, match, partial)
     fill_matched(model, weights.tensors, match)
+    _check_finite(model, weights, match)
     return model, match
 
 
@@ -60,9 +62,19 @@ def _check_match(
     raise ValueError(f"{weights.path} does not fit {name}: {match.describe()} (--partial evaluates it all the same)")
 
 
+def _check_finite(model: nn.Module, weights: PublishedWeights, match: WeightMatch) -> None:
+    """Looks at the filled model, whose type may be too narrow for the numbers of the file."""
+    state = model.state_dict()
+    if names := names_of_nonfinite({name: state[name] for name in match.matched}):
+        raise ValueError(
+            f"{weights.path} has NaN or infinite values in {len(names)} of {len(match.matched)} tensors, with which no "
+            f"accuracy means anything: {join_names(names)}"
+        )
+
+
 def _classes_in_file(match: WeightMatch, num_classes: int) -> int | None:
     """The number of classes of the weights if nothing but that keeps them from fitting, else None."""
-    if match.missing or match.unexpected:
+    if match.missing or match.unexpected or match.mistyped:
         return None
     shapes = match.misshapen.values()
     only_outputs = all(here[:1] == (num_classes,) and there[1:] == here[1:] for there, here in shapes)

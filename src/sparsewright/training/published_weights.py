@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import pickle
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -110,7 +109,9 @@ def _load(path: Path) -> object:
             # Of a TorchScript archive torch warns before it refuses it.
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError, OSError, AttributeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged pickle fails in any way
         raise ValueError(_why(path, error)) from error
 
 
@@ -119,17 +120,23 @@ def _why(path: Path, error: Exception) -> str:
         return f"{path} is a TorchScript archive, whose code is not run; torch.jit.load it and save its state_dict()"
     if "Unsupported global" not in str(error):
         return f"{path} is damaged, or no checkpoint that torch.save wrote"
-    objects = join_names(_foreign_objects(path, error))
+    objects = join_names(_foreign_objects(path) or [_first_foreign_object(error)])
     return (
         f"{path} holds more than tensors and plain values ({objects}), and reading those can run any code; if you "
         'trust it, take the weights out: torch.save(torch.load(FILE, weights_only=False)["state_dict"], "weights.pt")'
     )
 
 
-def _foreign_objects(path: Path, error: Exception) -> list[str]:
+def _foreign_objects(path: Path) -> list[str]:
+    """Empty where that cannot be found out: in a damaged file, and in the format from before torch 1.6."""
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except ValueError:
-        # The format from before torch 1.6 can only be looked into as far as the first of them.
-        return [str(error).partition("GLOBAL ")[2].partition(" ")[0]]
+    except MemoryError:
+        raise
+    except Exception:
+        return []
+
+
+def _first_foreign_object(error: Exception) -> str:
+    return str(error).partition("GLOBAL ")[2].partition(" ")[0]

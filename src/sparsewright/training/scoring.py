@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -36,7 +37,11 @@ class Scores:
 
 @torch.no_grad()
 def score(fabric: Fabric, model: nn.Module, images: EvaluationImages) -> Scores:
-    """Evaluates ``model``, which is on Fabric's device and stays in evaluation mode."""
+    """Evaluates ``model``, which is on Fabric's device and stays in evaluation mode.
+
+    Raises:
+        ValueError: the loss is not finite.
+    """
     model.eval()
     sums, seen = torch.zeros(3, dtype=torch.float64, device=fabric.device), 0
     start = time.perf_counter()
@@ -48,6 +53,11 @@ def score(fabric: Fabric, model: nn.Module, images: EvaluationImages) -> Scores:
     # Waits for the device, so the clock is read after it.
     loss, first, among_best = (sums / seen).tolist()
     seconds = time.perf_counter() - start
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"the loss comes to {loss}: the network's outputs are NaN, infinite or too large for its arithmetic, and "
+            "no accuracy of such a network means anything"
+        )
     return Scores(loss, 100 * first, 100 * among_best if images.num_classes > TOP else None, seen, seconds)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 import sparsewright as sw
 from sparsewright.data import Data, Loader
 from sparsewright.methods.gsm import GradientError
+from sparsewright.methods.rpg import NO_RANK_LOSS
 from sparsewright.training.costs import TrainingCost, dense_gradient_need
 from sparsewright.training.duration import moment_to_steps
 from sparsewright.training.errors import RecipeError
@@ -202,7 +204,7 @@ def _attach(session: Session, stage: Stage, optimizer: torch.optim.Optimizer, to
 def _create(session: Session, stage: Stage, optimizer: torch.optim.Optimizer, total: int) -> sw.Sparsifier:
     steps = len(session.data.train)
     options = {key: moment_to_steps(value, steps) for key, value in session.recipe.method_options(stage).items()}
-    return sw.create(
+    sparsifier = sw.create(
         stage.method.name,
         session.model,
         optimizer,
@@ -211,6 +213,9 @@ def _create(session: Session, stage: Stage, optimizer: torch.optim.Optimizer, to
         seed=derived_seed(session.seed, "sparsifier", session.progress.stage),
         **options,
     )
+    if isinstance(sparsifier, sw.RPG) and sparsifier.options.rank_weight > 0 and not sparsifier.rank_layers:
+        warnings.warn(f"stage {stage.name} has no rank loss: {NO_RANK_LOSS} (as method.* options)", stacklevel=2)
+    return sparsifier
 
 
 def _prune(session: Session, stage: Stage) -> None:
