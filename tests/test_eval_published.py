@@ -366,7 +366,7 @@ def test_a_cut_checkpoint_of_the_old_format_is_bad_input(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("content", [{"epoch": 3}, {"state_dict": {}}, {}, [1, 2], torch.ones(3), {"model": "resnet"}])
 def test_files_without_weights_say_what_they_hold(content: object) -> None:
-    with pytest.raises(ValueError, match="holds no weights"):
+    with pytest.raises(ValueError, match=r"holds no (weights|mapping)"):
         find_state(Path("file.pt"), content)
 
 
@@ -533,3 +533,13 @@ def test_the_last_checkpoint_of_a_run_is_read(tmp_path: Path) -> None:
         result = json.loads(run(*common, tmp_path / "run" / file))
         assert result["accuracy"] == pytest.approx(summary["test_accuracy"])
         assert result["loss"] == pytest.approx(summary["test_loss"], rel=1e-4)
+
+
+def test_a_folder_above_the_class_folders_is_refused(animals: Path, tmp_path: Path) -> None:
+    (tmp_path / "inside").symlink_to(animals / "val")
+    sentence = run("--model", "timm:resnet18", "--data", f"imagefolder:{tmp_path}", code=2)
+    assert "one class only, inside" in sentence
+
+
+def test_partial_without_weights_is_refused() -> None:
+    assert "partial" in run("--model", "lenet300", "--data", "digits", "--partial", code=2)

@@ -219,7 +219,8 @@ def _refuse_useless_rank(options: Options, given: Mapping[str, Any]) -> None:
         )
     if options.grow == "gradient":
         return
-    for name in RANK:
+    # A recipe may set rank_linear_layers to suit its network, whatever grows.
+    for name in (name for name in RANK if name != "rank_linear_layers"):
         if name in given and given[name] != RANK[name] and not (name == "rank_weight" and given[name] == 0):
             raise ValueError(f"{name}={given[name]!r} is only used by grow='gradient', and grow is {options.grow!r}")
 

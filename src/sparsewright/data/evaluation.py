@@ -110,6 +110,11 @@ def _open_folder(
     image_size: int | None,
 ) -> EvaluationImages:
     folder = class_folder(_with_classes(root))
+    if len(folder.classes) == 1:
+        raise ValueError(
+            f"{folder.root} holds the folder of one class only, {folder.classes[0]}, so every answer would be right; "
+            "give the folder of the class folders, or the one that holds val"
+        )
     names = folder.classes if classes is None else read_class_names(classes)
     outputs = outputs_of_folders(folder.classes, names, str(classes))
     size = DEFAULT_IMAGE_SIZE if image_size is None else image_size

@@ -80,7 +80,7 @@ class RPG(DynamicSparsifier):
         if useless and self.options.rank_weight > 0 and not self.rank_layers:
             warnings.warn(
                 f"{useless[0]}={getattr(self.options, useless[0])} has no effect: {NO_RANK_LOSS}",
-                stacklevel=4,
+                stacklevel=3,
             )
 
     @property

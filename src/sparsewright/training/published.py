@@ -80,6 +80,8 @@ def evaluate_published(
     """
     if weights is not None and "@" in model:
         raise ValueError(f"model {model} brings weights of its own, and {weights} is given too; leave one of them out")
+    if partial and weights is None:
+        raise ValueError("partial says what to do with weights that do not fit, and none are given")
     published = read_published(weights) if weights is not None else None
     opening = {
         "name": data,

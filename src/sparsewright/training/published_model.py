@@ -84,6 +84,6 @@ def _classes_in_file(match: WeightMatch, num_classes: int) -> int | None:
 
 def _other_classes(subject: str, classes: int, images: EvaluationImages) -> str:
     return (
-        f"{subject} for {classes} classes, and {images.name} has {images.num_classes}; where an image folder holds "
-        "some of the network's classes, --classes says which (imagenet, or a file with the folder of each output)"
+        f"{subject} for {classes} classes, and {images.name} has {images.num_classes}: those that "
+        "--classes names (imagenet, or a file with the folder of each output), or without it one for each folder"
     )

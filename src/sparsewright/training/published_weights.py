@@ -88,8 +88,10 @@ def find_state(path: Path, content: object) -> tuple[str | None, Mapping[str, An
             return key, content[key]
     if _holds_tensors(content):
         return None, content
-    found = join_names(map(str, content)) or "nothing"
-    raise ValueError(f"{path} holds no weights, neither at the top nor under {', '.join(KEYS)}; it has {found}")
+    found, keys = join_names(map(str, content)) or "nothing", ", ".join(KEYS)
+    raise ValueError(
+        f"{path} holds no mapping of names to tensors, neither at the top nor right under {keys}; it has {found}"
+    )
 
 
 def _holds_tensors(value: object) -> bool:
@@ -123,7 +125,8 @@ def _why(path: Path, error: Exception) -> str:
     objects = join_names(_foreign_objects(path) or [_first_foreign_object(error)])
     return (
         f"{path} holds more than tensors and plain values ({objects}), and reading those can run any code; if you "
-        'trust it, take the weights out: torch.save(torch.load(FILE, weights_only=False)["state_dict"], "weights.pt")'
+        "trust it, load it with torch.load(FILE, weights_only=False) where its code is at hand, and torch.save the "
+        "state dict of what comes out"
     )
 
 

@@ -230,8 +230,9 @@ def _refuse_other_formats(weights: Path) -> None:
     except ValueError as error:
         if weights.suffix == Path(WEIGHTS).suffix:
             raise
-        what = f"a run folder, the {WEIGHTS} in one, or, by inspect alone, an HDF5 file (.hdf5, .h5)"
-        raise ValueError(f"{error}; what is read is {what}") from error
+        what = f"a run folder, the {WEIGHTS} in one, or, by inspect, an HDF5 file (.hdf5, .h5)"
+        published = "other checkpoints can be evaluated with eval --model NAME --weights FILE --data NAME"
+        raise ValueError(f"{error}; what is read is {what}; {published}") from error
 
 
 def _train_on_rank(fabric: Fabric, job: _Job) -> dict[str, Any]:
