@@ -7,7 +7,6 @@ so that its squared singular values sum to 1. Cutting the matrix to rank k leave
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sparsewright.checks import check_number
-from sparsewright.truncation import Cut, cut_by_gram, cut_by_svd
+from sparsewright.truncation import Cut, cut_by_gram, cut_by_svd, gram_matrices
 
 # Single precision costs the residual about 1e-7 of the matrix, which a residual of less energy than this would notice.
 _SMALL_RESIDUAL = 1e-3
@@ -101,18 +100,23 @@ def rank_losses(weights: Mapping[str, Tensor], residual_energy: float) -> Iterat
 
 @torch.no_grad()
 def _batch_losses(weights: Sequence[Tensor], residual_energy: float) -> list[RankLoss | None]:
-    """Rank losses of weights that can be stacked, each gradient in its weight's shape and on its device."""
-    matrices = torch.stack([weight.detach().flatten(1) for weight in weights])
-    home = matrices.device
-    if home.type == "mps":
+    """Rank losses of weights of equal shape, each gradient in its weight's shape and on its device."""
+    wide = [_wide(weight.detach()) for weight in weights]
+    with torch.autocast(wide[0].device.type, enabled=False):
+        cuts, norms = _cuts(wide, residual_energy)
+        return [
+            _differentiate(cut, weight, matrix, norm)
+            for cut, weight, matrix, norm in zip(cuts, weights, wide, norms, strict=True)
+        ]
+
+
+def _wide(weight: Tensor) -> Tensor:
+    """The matrix of a weight, filters x rest or, if that has more rows than columns, transposed."""
+    matrix = weight.flatten(1)
+    if matrix.device.type == "mps":
         # It has no double precision.
-        matrices = matrices.cpu()
-    with torch.autocast(matrices.device.type, enabled=False):
-        results = list(_losses(matrices, residual_energy))
-    return [
-        result and RankLoss(result.loss, result.k, result.gradient.reshape(weight.shape).to(home))
-        for weight, result in zip(weights, results, strict=True)
-    ]
+        matrix = matrix.cpu()
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
 
 
 def check_matrix(weight: Tensor, name: str) -> None:
@@ -155,45 +159,43 @@ def _batches(weights: Mapping[str, Tensor]) -> Iterator[list[str]]:
             yield names[first : first + most]
 
 
-def _losses(matrices: Tensor, residual_energy: float) -> Iterator[RankLoss | None]:
-    """Rank losses of a batch, shape (batch, filters, rest); None for a matrix that cannot be decomposed."""
-    precision = torch.float64 if matrices.dtype == torch.float64 else torch.float32
-    normalised = matrices.double()
-    norms = _normalise(normalised)
-    side, columns = sorted(normalised.shape[1:])
-    gram = normalised @ normalised.mT if normalised.shape[1] == side else normalised.mT @ normalised
-    # An identity stands in for what must not reach the decomposition, so that the batch keeps its shape.
+def _cuts(wide: Sequence[Tensor], residual_energy: float) -> tuple[list[Cut | None], list[float]]:
+    """Cuts of matrices of equal shape and their Frobenius norms; no cut for one that cannot be decomposed, or is 0."""
+    precise = wide[0].new_empty((len(wide), *wide[0].shape), dtype=torch.float64)
+    for copy, matrix in zip(precise, wide, strict=True):
+        copy.copy_(matrix)
+    scale = _scale_down(precise) if wide[0].dtype == torch.float64 else 1.0
+    gram = gram_matrices(precise)
+    norms = gram.diagonal(dim1=1, dim2=2).sum(-1).sqrt()
     usable = norms.isfinite() & (norms > 0)
-    gram = torch.where(usable[:, None, None], gram, torch.eye(side, dtype=gram.dtype, device=gram.device) / side)
-    cuts = cut_by_gram(gram, columns, residual_energy)
-    for matrix, norm, cut in zip(normalised, norms.tolist(), cuts, strict=True):
-        if norm == 0:
-            yield RankLoss(0.0, 0, torch.zeros_like(matrix, dtype=precision))
-        elif not math.isfinite(norm):
-            yield None
-        else:
-            found = cut or cut_by_svd(matrix, residual_energy)
-            yield None if found is None else _differentiate(found, matrix, norm, precision)
+    # An identity stands in for what must not reach the decomposition, so that the batch keeps its shape.
+    gram.div_(torch.where(usable, norms, 1.0).square()[:, None, None])
+    gram = torch.where(usable[:, None, None], gram, torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device))
+    cuts = cut_by_gram(gram, precise.shape[2], residual_energy)
+    for index, fit in enumerate(usable.tolist()):
+        cuts[index] = (cuts[index] or cut_by_svd(precise[index], residual_energy)) if fit else None
+    return cuts, (norms * scale).tolist()
 
 
-def _normalise(matrices: Tensor) -> Tensor:
-    """Divide each matrix by its Frobenius norm, in place; returns the norms, shape (batch,)."""
-    # By the largest entry first, whose square might be beyond the range of the type.
+def _scale_down(matrices: Tensor) -> Tensor:
+    """Divide each matrix by its largest entry, in place, so that squares stay in range; returns the divisors."""
     largest = matrices.abs().amax((1, 2))
-    scale = torch.where(largest.isfinite() & (largest > 0), largest, 1.0)
-    matrices.div_(scale[:, None, None])
-    norms = torch.linalg.vector_norm(matrices, dim=(1, 2))
-    matrices.div_(torch.where(norms.isfinite() & (norms > 0), norms, 1.0)[:, None, None])
-    return norms * scale
+    largest = torch.where(largest.isfinite() & (largest > 0), largest, 1.0)
+    matrices.div_(largest[:, None, None])
+    return largest
 
 
-def _differentiate(cut: Cut, matrix: Tensor, norm: float, precision: torch.dtype) -> RankLoss:
+def _differentiate(cut: Cut | None, weight: Tensor, wide: Tensor, norm: float) -> RankLoss | None:
     """Loss and gradient: G = -2 E for the normalised matrix, less its part along the matrix itself, over the norm."""
-    working = precision if cut.energy > _SMALL_RESIDUAL and _single_is_exact(matrix) else torch.float64
-    matrix, outside = matrix.to(working), cut.outside.to(working)
-    residual = outside @ matrix if len(outside) == len(matrix) else matrix @ outside
-    gradient = residual.sub_(matrix, alpha=cut.energy).mul_(-2 / norm)
-    return RankLoss(-cut.energy, cut.k, gradient.to(precision))
+    precision = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    if cut is None:
+        return RankLoss(0.0, 0, torch.zeros_like(weight, dtype=precision)) if norm == 0 else None
+    working = precision if cut.energy > _SMALL_RESIDUAL and _single_is_exact(wide) else torch.float64
+    wide = wide.to(working)
+    gradient = cut.residual(wide).sub_(wide, alpha=cut.energy).div_(norm).mul_(-2 / norm).to(precision)
+    if gradient.shape[0] != len(weight):
+        gradient = gradient.mT
+    return RankLoss(-cut.energy, cut.k, gradient.reshape(weight.shape).to(weight.device))
 
 
 def _single_is_exact(matrix: Tensor) -> bool:

@@ -14,19 +14,45 @@ _EXACT_ENOUGH = 1e-5
 _SAFETY = 10
 
 
+# Rows of a Gram matrix that are computed at once, without the part right of the diagonal.
+_BLOCK = 128
+
+
 @dataclass(frozen=True)
 class Cut:
-    """The rank kept, the energy left out, and the projection onto what is left out.
+    """The rank kept, the energy left out, and the directions of either, whichever are fewer.
 
     Attributes:
         k: rank kept, in 0..side - 1.
         energy: share of the squared Frobenius norm that is left out.
-        outside: float64, shape (side, side), acts on the smaller side of the matrix.
+        basis: float64, shape (side, directions): an orthonormal basis on the smaller side of the matrix.
+        kept: whether the basis spans what is kept, and not what is left out.
     """
 
     k: int
     energy: float
-    outside: Tensor
+    basis: Tensor
+    kept: bool
+
+    def residual(self, wide: Tensor) -> Tensor:
+        """What is left out of the matrix, shape (side, columns), in its precision; a new tensor."""
+        basis = self.basis.to(wide.dtype)
+        projected = basis @ (basis.mT @ wide)
+        return wide - projected if self.kept else projected
+
+
+def gram_matrices(wide: Tensor) -> Tensor:
+    """Products of matrices with their transpose, shape (batch, side, side); above the diagonal not everything is set.
+
+    Args:
+        wide: shape (batch, side, columns).
+    """
+    batch, side, _ = wide.shape
+    gram = wide.new_zeros(batch, side, side)
+    for first in range(0, side, _BLOCK):
+        last = min(first + _BLOCK, side)
+        gram[:, first:last, :last] = wide[:, first:last] @ wide[:, :last].mT
+    return gram
 
 
 def split_energy(squares: Tensor, residual_energy: float) -> Tensor:
@@ -49,7 +75,7 @@ def cut_by_gram(gram: Tensor, columns: int, residual_energy: float) -> list[Cut 
     """Cuts of many matrices, from their Gram matrices on the smaller side.
 
     Args:
-        gram: float64, shape (batch, side, side), each of trace 1.
+        gram: float64, shape (batch, side, side), each of trace 1; only the lower triangle is read.
         columns: length of the larger side, over which the products were summed.
         residual_energy: energy to leave out, in [0, 1].
 
@@ -63,40 +89,41 @@ def cut_by_gram(gram: Tensor, columns: int, residual_energy: float) -> list[Cut 
         if len(gram) == 1:
             return [None]
         return [cut for one in gram for cut in cut_by_gram(one[None], columns, residual_energy)]
-    side = squares.shape[-1]
-    rounding = (side + columns**0.5) * _EPSILON * squares[:, -1]
+    rounding = (squares.shape[-1] + columns**0.5) * _EPSILON * squares[:, -1]
     squares = torch.where(squares > rounding[:, None], squares, 0.0)
     left_out = split_energy(squares, residual_energy)
     energies = squares.cumsum(-1).gather(-1, left_out[:, None] - 1).squeeze(-1)
     exact = _SAFETY * rounding <= _EXACT_ENOUGH * _gaps(squares, left_out) * energies.sqrt()
-    cuts: list[Cut | None] = []
-    for index, (count, energy, good) in enumerate(
-        zip(left_out.tolist(), energies.tolist(), exact.tolist(), strict=True)
-    ):
-        outer = vectors[index][:, :count]
-        cuts.append(Cut(side - count, energy, outer @ outer.mT) if good else None)
-    return cuts
+    # Nothing but rounding is left out of a matrix whose rank is that low already.
+    exact |= energies == 0
+    found = zip(vectors, left_out.tolist(), energies.tolist(), exact.tolist(), strict=True)
+    return [_cut(basis, count, energy) if good else None for basis, count, energy, good in found]
 
 
-def cut_by_svd(matrix: Tensor, residual_energy: float) -> Cut | None:
+def cut_by_svd(wide: Tensor, residual_energy: float) -> Cut | None:
     """The cut of one matrix by its SVD.
 
     Args:
-        matrix: float64, shape (rows, columns), of Frobenius norm 1.
+        wide: float64, shape (side, columns), not all zero.
         residual_energy: energy to leave out, in [0, 1].
 
     Returns:
         None if the decomposition does not converge.
     """
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
     try:
         left, values, _ = torch.linalg.svd(wide, full_matrices=False)
     except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
         return None
     squares = values.flip(-1).square()
     count = int(split_energy(squares, residual_energy))
-    outer = left[:, len(squares) - count :]
-    return Cut(len(squares) - count, float(squares[:count].sum()), outer @ outer.mT)
+    return _cut(left.flip(-1), count, float(squares[:count].sum() / squares.sum()))
+
+
+def _cut(vectors: Tensor, left_out: int, energy: float) -> Cut:
+    """The cut that leaves out the first directions, those of least energy, of all; vectors have shape (side, side)."""
+    k = vectors.shape[-1] - left_out
+    kept = k < left_out
+    return Cut(k, energy, vectors[:, left_out:] if kept else vectors[:, :left_out], kept)
 
 
 def _gaps(squares: Tensor, left_out: Tensor) -> Tensor:
