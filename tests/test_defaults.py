@@ -19,6 +19,8 @@ CLASSES = {
     "gmp-uniform": sw.GMP,
     "granet": sw.GraNet,
     "granet-uniform": sw.GraNet,
+    "greg-1": sw.GReg1,
+    "greg-2": sw.GReg2,
     "gsm": sw.GSM,
     "magnitude": sw.Magnitude,
     "rigl": sw.RigL,
@@ -44,7 +46,7 @@ TABLE: dict[str, dict[str, Any]] = {
     "set": {"update_interval": 1000, "update_end": 1.0, "distribution": "erk"},
     "snfs": {"update_interval": 1000, "update_end": 1.0, "distribution": "erk"},
     "static": {"distribution": "erk"},
-    "magnitude": {"distribution": "global", "criterion": "magnitude"},
+    "magnitude": {"distribution": "global", "criterion": "magnitude", "granularity": "weight"},
 }
 for preset in TABLE:
     TABLE[preset] |= {
@@ -65,6 +67,17 @@ for preset in MOVING:
         "redistribute": "momentum" if preset == "snfs" else None,
     }
 TABLE["gsm"] = {}
+TABLE["greg-1"] = {
+    "granularity": "weight",
+    "reg_step": 1e-4,
+    "reg_interval": 5,
+    "reg_limit": 1.0,
+    "growing": True,
+    "magnitude_ratio_limit": 1000.0,
+    "stabilize_steps": 40_000,
+}
+TABLE["greg-2"] = {option: value for option, value in TABLE["greg-1"].items() if option != "growing"}
+TABLE["greg-2"] |= {"pick_step": 1e-5, "pick_limit": 1e-2, "recover_penalty": -1e-4}
 TABLE["rpg"] |= {
     "rank_weight": 0.5,
     "residual_energy": 0.2,
@@ -92,7 +105,7 @@ def test_defaults_of_a_preset(preset: str) -> None:
         assert info.options[option] == value, option
         assert type(info.options[option]) is type(value), option
     model, optimizer = model_and_optimizer()
-    sparsifier = sw.create(preset, model, optimizer, sparsity=0.7, total_steps=3000)
+    sparsifier = sw.create(preset, model, optimizer, sparsity=0.7, total_steps=100_000)
     assert type(sparsifier) is CLASSES[preset]
     assert info.cls is CLASSES[preset]
 
@@ -108,7 +121,7 @@ def test_the_records_defaults_are_those_in_use(preset: str) -> None:
         options.pop("drop_threshold", None)
         if options.get("masks", 0) is None:
             options = {"masks": None}
-        states.append(sw.create(preset, model, optimizer, sparsity=0.7, total_steps=3000, **options).state_dict())
+        states.append(sw.create(preset, model, optimizer, sparsity=0.7, total_steps=100_000, **options).state_dict())
     assert states[0]["settings"] == states[1]["settings"]
     for name, entry in states[0]["masks"].items():
         assert torch.equal(entry["bits"], states[1]["masks"][name]["bits"])
@@ -119,7 +132,7 @@ def test_constant_sparsity_methods_have_no_initial_sparsity(preset: str) -> None
     model, optimizer = model_and_optimizer()
     with pytest.raises(TypeError, match="initial_sparsity"):
         sw.create(preset, model, optimizer, sparsity=0.7, total_steps=3000, initial_sparsity=0.5)
-    sparsifier = sw.create(preset, model, optimizer, sparsity=0.7, total_steps=3000)
+    sparsifier = sw.create(preset, model, optimizer, sparsity=0.7, total_steps=100_000)
     assert sparsifier.masks.kept() == round((1 - 0.7) * 2000)
 
 
@@ -127,7 +140,7 @@ def test_constant_sparsity_methods_have_no_initial_sparsity(preset: str) -> None
 def test_a_class_has_the_defaults_of_its_own_name(preset: str) -> None:
     (info,) = sw.list_methods(preset)
     model, optimizer = model_and_optimizer()
-    by_class = CLASSES[preset](model, optimizer, sparsity=0.7, total_steps=3000)
+    by_class = CLASSES[preset](model, optimizer, sparsity=0.7, total_steps=100_000)
     for option, value in info.options.items():
         assert by_class.state_dict()["settings"][option] == value
 
@@ -136,7 +149,7 @@ def test_seed_defaults_to_zero() -> None:
     masks = []
     for options in ({}, {"seed": 0}, {"seed": 1}):
         model, optimizer = model_and_optimizer()
-        masks.append(sw.RigL(model, optimizer, sparsity=0.7, total_steps=3000, **options).masks["0.weight"].clone())
+        masks.append(sw.RigL(model, optimizer, sparsity=0.7, total_steps=100_000, **options).masks["0.weight"].clone())
     assert torch.equal(masks[0], masks[1])
     assert not torch.equal(masks[0], masks[2])
 

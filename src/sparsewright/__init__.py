@@ -1,10 +1,12 @@
 """sparsewright: make neural networks sparse while they train, in PyTorch."""
 
 from sparsewright.dynamic import DynamicSparsifier
+from sparsewright.groups import PrunedGroups
 from sparsewright.low_rank import rank_loss
 from sparsewright.masks import MaskSet
 from sparsewright.methods.gmp import GMP
 from sparsewright.methods.granet import GraNet
+from sparsewright.methods.greg import GReg1, GReg2
 from sparsewright.methods.gsm import GSM
 from sparsewright.methods.magnitude import Magnitude
 from sparsewright.methods.registry import MethodInfo, create, list_methods
@@ -24,10 +26,13 @@ __all__ = [
     "SET",
     "SNFS",
     "DynamicSparsifier",
+    "GReg1",
+    "GReg2",
     "GraNet",
     "Magnitude",
     "MaskSet",
     "MethodInfo",
+    "PrunedGroups",
     "RigL",
     "Sparsifier",
     "Static",

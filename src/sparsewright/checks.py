@@ -73,6 +73,19 @@ def check_number(value: Any, option: str, highest: float | None = None) -> float
     return number
 
 
+def check_positive(value: Any, option: str) -> float:
+    """Return a finite number above 0.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: zero, negative, infinite or NaN.
+    """
+    number = check_number(value, option)
+    if not 0 < number < float("inf"):
+        raise ValueError(f"{option} must be a finite number above 0, got {value}")
+    return number
+
+
 def check_moment(value: Any, option: str) -> float | int:
     """Return a moment as a plain float (fraction of the run) or int (steps).
 

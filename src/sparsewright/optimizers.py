@@ -118,22 +118,54 @@ def moves_without_gradient(optimizer: Optimizer) -> bool:
 
     A twin that cannot be built from the optimizer's own options tells nothing, and counts as False.
     """
-    parameter = nn.Parameter(torch.ones(4, 4))
-    options = {**optimizer.defaults, **{k: v for k, v in optimizer.param_groups[0].items() if k != "params"}}
-    accepted = inspect.signature(type(optimizer).__init__).parameters
-    options = {key: copy.deepcopy(value) for key, value in options.items() if key in accepted}
-    if "lr" in options:
-        options["lr"] = 0.1
-    try:
-        twin = type(optimizer)([parameter], **options)
+
+    def moved() -> bool:
+        parameter = nn.Parameter(torch.ones(4, 4))
+        twin = _twin(optimizer, parameter)
         parameter.grad = torch.ones_like(parameter)
         twin.step()
         before = parameter.detach().clone()
         parameter.grad = None
         twin.step()
+        return not torch.equal(before, parameter.detach())
+
+    return _probed(moved, otherwise=False)
+
+
+def scales_with_gradient(optimizer: Optimizer) -> bool:
+    """Whether twice the gradient moves a parameter clearly more, as with SGD and not with Adam; tried on a small twin.
+
+    A twin that cannot be built from the optimizer's own options tells nothing, and counts as True.
+    """
+
+    def scaled() -> bool:
+        moves = []
+        for size in (1.0, 2.0):
+            parameter = nn.Parameter(torch.zeros(4, 4))
+            twin = _twin(optimizer, parameter)
+            parameter.grad = torch.full_like(parameter, size)
+            twin.step()
+            moves.append(float(parameter.detach().abs().sum()))
+        return moves[1] > 1.5 * moves[0]
+
+    return _probed(scaled, otherwise=True)
+
+
+def _twin(optimizer: Optimizer, parameter: nn.Parameter) -> Optimizer:
+    """An optimizer of the same type and options on another parameter, with a learning rate of 0.1."""
+    options = {**optimizer.defaults, **{k: v for k, v in optimizer.param_groups[0].items() if k != "params"}}
+    accepted = inspect.signature(type(optimizer).__init__).parameters
+    options = {key: copy.deepcopy(value) for key, value in options.items() if key in accepted}
+    if "lr" in options:
+        options["lr"] = 0.1
+    return type(optimizer)([parameter], **options)
+
+
+def _probed(probe: Callable[[], bool], *, otherwise: bool) -> bool:
+    try:
+        return probe()
     except Exception:  # any failure of somebody else's optimizer on a toy only means that it cannot be probed
-        return False
-    return not torch.equal(before, parameter.detach())
+        return otherwise
 
 
 def _unwrapped(optimizer: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,6 +13,7 @@ from sparsewright.checks import (
     check_count,
     check_moment,
     check_number,
+    check_positive,
     check_sparsity,
     did_you_mean,
 )
@@ -21,6 +23,7 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "drop": ("magnitude", "set", "threshold"),
     "drop_rounding": ("up", "down"),
     "drop_schedule": ("cosine", "linear", "constant"),
+    "granularity": ("weight", "filter", "channel"),
     "grow": ("gradient", "momentum", "random", None),
     "redistribute": (None, "magnitude", "nonzeros", "momentum"),
 }
@@ -52,6 +55,15 @@ RANK: Mapping[str, Any] = {
     "min_layer_sparsity": 0.0,
     "rank_linear_layers": False,
 }
+PENALTY: Mapping[str, Any] = {
+    "granularity": "weight",
+    "reg_step": 1e-4,
+    "reg_interval": 5,
+    "reg_limit": 1.0,
+    "magnitude_ratio_limit": 1000.0,
+    "stabilize_steps": 40_000,
+}
+PICKING: Mapping[str, Any] = {"pick_step": 1e-5, "pick_limit": 1e-2, "recover_penalty": -1e-4}
 # What the options that a method does not take stand at: nothing moves unless a method's table says so.
 _NEUTRAL: Mapping[str, Any] = {
     **MOVING,
@@ -59,11 +71,16 @@ _NEUTRAL: Mapping[str, Any] = {
     "initial_distribution": "erk",
     **SHARING,
     **RANK,
+    **PENALTY,
+    **PICKING,
+    "growing": True,
     "criterion": "magnitude",
     "grow": None,
 }
 # Of a term of a score: large enough for any use, small enough for single precision to add the others to.
 _LARGEST_WEIGHT = 1e6
+# With a learning rate of 1e-3 or more, a step with such a penalty already overshoots zero.
+_LARGEST_PENALTY = 1e4
 _RULES = ("uniform", "er", "erk", "global")
 
 
@@ -112,6 +129,16 @@ class Options:
         growth_steps: the growth score is the mean gradient of this many steps, the last of which is the update's.
         min_layer_sparsity: sparsity below which a layer has no rank loss, in [0, 1].
         rank_linear_layers: whether weights with 2 dimensions have a rank loss, too.
+        granularity: what is removed together: single "weight"s, "filter"s (output channels) or input "channel"s.
+        reg_step: by how much the penalty of what is chosen grows at a time.
+        reg_interval: optimizer steps between two such times.
+        reg_limit: penalty above which a layer is pushed no further.
+        growing: False: what is chosen has the penalty ``reg_limit`` from the first step on, for as many steps.
+        magnitude_ratio_limit: mean magnitude of the kept groups over that of the chosen ones at which pushing ends.
+        stabilize_steps: optimizer steps that the last penalties are held after the last layer is pushed.
+        pick_step: by how much the penalty of everything grows at a time before the choice.
+        pick_limit: penalty of everything at which the choice is made.
+        recover_penalty: fixed penalty of what is kept after the choice; a negative one lets it grow back.
         criterion: what one-shot pruning removes: the smallest "magnitude", "random" weights, or the "largest".
     """
 
@@ -139,6 +166,16 @@ class Options:
     growth_steps: int
     min_layer_sparsity: float
     rank_linear_layers: bool
+    granularity: str
+    reg_step: float
+    reg_interval: int
+    reg_limit: float
+    growing: bool
+    magnitude_ratio_limit: float
+    stabilize_steps: int
+    pick_step: float
+    pick_limit: float
+    recover_penalty: float
     criterion: str
 
     def __post_init__(self) -> None:
@@ -153,6 +190,14 @@ class Options:
             "residual_energy": check_number(self.residual_energy, "residual_energy", highest=1.0),
             "growth_steps": check_count(self.growth_steps, "growth_steps"),
             "min_layer_sparsity": check_number(self.min_layer_sparsity, "min_layer_sparsity", highest=1.0),
+            "reg_step": check_positive(self.reg_step, "reg_step"),
+            "reg_interval": check_count(self.reg_interval, "reg_interval"),
+            "reg_limit": check_number(self.reg_limit, "reg_limit", highest=_LARGEST_PENALTY),
+            "magnitude_ratio_limit": check_positive(self.magnitude_ratio_limit, "magnitude_ratio_limit"),
+            "stabilize_steps": check_count(self.stabilize_steps, "stabilize_steps", least=0),
+            "pick_step": check_positive(self.pick_step, "pick_step"),
+            "pick_limit": check_number(self.pick_limit, "pick_limit", highest=_LARGEST_PENALTY),
+            "recover_penalty": _check_recover_penalty(self.recover_penalty),
             "distribution": check_distribution(self.distribution, "distribution"),
             "initial_distribution": check_distribution(self.initial_distribution, "initial_distribution"),
         }
@@ -160,7 +205,7 @@ class Options:
             checked["last_layer_density"] = check_number(self.last_layer_density, "last_layer_density", highest=1.0)
         for name in ("update_end", "prune_start", "prune_end"):
             checked[name] = check_moment(getattr(self, name), name)
-        for name in ("update_replaces_step", "dense_first_layer", "rank_linear_layers"):
+        for name in ("update_replaces_step", "dense_first_layer", "rank_linear_layers", "growing"):
             check_bool(getattr(self, name), name)
         for name, choices in _CHOICES.items():
             check_choice(getattr(self, name), name, choices)
@@ -237,6 +282,20 @@ def refuse_unknown(method: str, name: str, allowed: Mapping[str, Any]) -> None:
     hint = did_you_mean(name, [*allowed, *COMMON])
     reason = "has no use for the option" if known else "has no option"
     raise TypeError(f"{method} {reason} {name!r}{hint} (allowed: {', '.join([*COMMON, *sorted(allowed)])})")
+
+
+def _check_recover_penalty(value: Any) -> float:
+    """Return a penalty in [-1, 1], the one that may be negative.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: outside [-1, 1].
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"recover_penalty must be a number, got {value!r}")
+    if not -1 <= float(value) <= 1:
+        raise ValueError(f"recover_penalty must be in [-1, 1], got {value}")
+    return float(value)
 
 
 def check_distribution(value: Any, option: str) -> str | dict[str, float]:

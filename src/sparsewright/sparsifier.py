@@ -78,7 +78,7 @@ class Sparsifier:
         self.options = resolve_options(type(self).__name__, self.defaults, options)
         if sparsity is REQUIRED:
             raise TypeError(f"{type(self).__name__} needs sparsity, the fraction of zeros at the end, in [0, 1)")
-        self.target_sparsity = check_sparsity(sparsity)
+        self.target_sparsity = self._checked_sparsity(sparsity)
         if total_steps is None and self.needs_total_steps:
             raise TypeError(f"{type(self).__name__} needs total_steps, the optimizer steps of the whole run")
         self.total_steps = None if total_steps is None else check_count(total_steps, "total_steps")
@@ -88,6 +88,7 @@ class Sparsifier:
                 raise ValueError(
                     f"a sparsifier is attached to this {type(item).__name__} already: detach() or finalize() it first"
                 )
+        self._model = model
         scope = find_scope(model, include, exclude)
         self.parameters: dict[str, nn.Parameter] = scope.parameters
         self._left_out = scope.left_out
@@ -106,6 +107,10 @@ class Sparsifier:
         self._attach()
 
     # What a method fills in.
+
+    def _checked_sparsity(self, sparsity: Any) -> float:
+        """The overall sparsity at the end; a method that takes more than a number may set it in :meth:`_prepare`."""
+        return check_sparsity(sparsity)
 
     def _prepare(self) -> None:
         """Check options and build schedules, once the scope is known and before any weight changes."""

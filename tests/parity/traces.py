@@ -46,6 +46,9 @@ class Trace:
 
     @property
     def layers(self) -> list[str]:
+        """Names of the weights that the method acts on."""
+        if self.meta["method"].startswith("GReg"):
+            return [f"{layer}.weight" for layer in self.meta["layers"]]
         return self.meta["layers_gated" if "layers_gated" in self.meta else "layers_masked"]
 
     @property

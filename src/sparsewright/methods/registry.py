@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from sparsewright.checks import did_you_mean
 from sparsewright.methods.gmp import GMP, UNIFORM
 from sparsewright.methods.granet import GraNet
+from sparsewright.methods.greg import GReg1, GReg2
 from sparsewright.methods.gsm import GSM
 from sparsewright.methods.magnitude import Magnitude
 from sparsewright.methods.rigl import ITOP, RigL
@@ -58,6 +59,8 @@ _METHODS = (
     MethodInfo(
         "granet-uniform", GraNet, "2106.10404", 2021, "gradual pruning with regrowth, each layer alike", preset=UNIFORM
     ),
+    MethodInfo("greg-1", GReg1, "2012.09243", 2021, "chooses first, then pushes to zero with a growing penalty"),
+    MethodInfo("greg-2", GReg2, "2012.09243", 2021, "a growing penalty shows what to choose, and pushes it to zero"),
     MethodInfo("gsm", GSM, "1909.12778", 2019, "the most salient weights learn, the others fade until the end"),
     MethodInfo("magnitude", Magnitude, "1506.02626", 2015, "one-shot pruning of a trained network"),
     MethodInfo("rigl", RigL, "1911.11134", 2020, "constant sparsity, regrowth by gradient; the paper's settings"),

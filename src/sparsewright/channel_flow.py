@@ -1,0 +1,218 @@
+"""Where the output channels of each layer go, read from the model's forward pass with torch.fx.
+
+It tells which filters or input channels can be removed without touching any other layer's, and what has to fall silent
+with a filter: the batch norms and depthwise convolutions that its output passes through.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from sparsewright.scope import canonical_names
+
+_Convolution = nn.modules.conv._ConvNd
+_PER_CHANNEL_NORM = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+# All of these act on each channel alone, and map 0 to 0.
+_PASSING_MODULES = (
+    nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish,
+    nn.Tanh, nn.Hardtanh, nn.Softsign, nn.Tanhshrink, nn.Hardshrink, nn.Softshrink, nn.PReLU,
+    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Flatten, nn.Upsample,
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
+    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+    nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
+)  # fmt: skip
+_PASSING_FUNCTIONS = {
+    "relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish",
+    "tanh", "hardtanh", "softsign", "dropout", "dropout1d", "dropout2d", "dropout3d", "flatten", "interpolate",
+    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "mean", "contiguous",
+    "view", "reshape", "squeeze", "boolean_dispatch",
+}  # fmt: skip
+_RESHAPING = {"flatten", "view", "reshape"}
+_JOINING = {"cat", "concat", "concatenate"}
+_COMBINING = {"add", "add_", "iadd", "sub", "sub_", "isub", "mul", "mul_", "imul", "stack"}
+_ASKING = {"size", "dim", "getattr", "shape"}
+
+
+@dataclass
+class _Path:
+    """What one layer's output meets on its way to the layers that use it."""
+
+    consumers: list[str] = field(default_factory=list)
+    followers: list[nn.Module] = field(default_factory=list)
+    obstacles: list[str] = field(default_factory=list)
+    reshaped: bool = False
+    joined: bool = False
+
+
+class ChannelFlow:
+    """The paths from layer to layer in a model; parameter names in, reasons and modules out.
+
+    Args:
+        model: wrapped or not; its forward pass is traced, not run.
+
+    Raises:
+        TracingError: torch.fx cannot trace the forward pass.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        inner = _unwrapped(model)
+        self._modules = dict(inner.named_modules())
+        self._graph = _traced(inner)
+        self._calls: dict[str, list[fx.Node]] = {}
+        for node in self._graph.nodes:
+            if node.op == "call_module":
+                self._calls.setdefault(str(node.target), []).append(node)
+        raw = [name for name, _ in inner.named_parameters(remove_duplicate=False)]
+        self._module_of = {name: raw_name.rpartition(".")[0] for raw_name, name in canonical_names(raw).items()}
+        self._paths = {name: self._path(nodes[0]) for name, nodes in self._calls.items() if self._is_layer(name)}
+
+    def why_not_filters(self, name: str) -> str | None:
+        """Why filters of the weight ``name`` cannot be removed without touching another layer's; None if they can."""
+        layer = self._module_of.get(name, "")
+        path = self._paths.get(layer)
+        if (problem := self._unusual(layer)) is not None or path is None:
+            return problem or "is not used as a layer of its own"
+        if path.obstacles:
+            return path.obstacles[0]
+        return None if path.consumers else "feeds no other layer"
+
+    def why_not_channels(self, name: str) -> str | None:
+        """The same for the input channels of the weight ``name``."""
+        layer = self._module_of.get(name, "")
+        if (problem := self._unusual(layer)) is not None or layer not in self._paths:
+            return problem or "is not used as a layer of its own"
+        producers = [other for other, path in self._paths.items() if layer in path.consumers]
+        if len(producers) != 1:
+            return "has inputs of several layers" if producers else "has inputs that are not the output of one layer"
+        path = self._paths[producers[0]]
+        if path.obstacles:
+            return f"has inputs of {producers[0]}, which {path.obstacles[0]}"
+        if len(path.consumers) > 1:
+            return f"shares its inputs with {', '.join(other for other in path.consumers if other != layer)}"
+        if path.joined:
+            return "has concatenated inputs"
+        if self._unusual(producers[0]) is not None:
+            return f"has inputs of {producers[0]}, which {self._unusual(producers[0])}"
+        if path.reshaped and isinstance(self._modules[producers[0]], _Convolution):
+            return "has the positions of a feature map as inputs"
+        return None
+
+    def followers(self, name: str) -> list[nn.Module]:
+        """Norms and depthwise convolutions that the filters of the weight ``name`` pass through, each once."""
+        path = self._paths.get(self._module_of.get(name, ""))
+        return [] if path is None else list({id(module): module for module in path.followers}.values())
+
+    def _is_layer(self, name: str) -> bool:
+        module = self._modules[name]
+        return isinstance(module, (nn.Linear, _Convolution)) and not _is_depthwise(module)
+
+    def _unusual(self, layer: str) -> str | None:
+        if layer not in self._calls:
+            return None
+        module = self._modules[layer]
+        if _is_depthwise(module):
+            return "is depthwise: its filters go with those of the layer before it"
+        if isinstance(module, _Convolution) and module.groups > 1:
+            return f"is a grouped convolution (groups={module.groups})"
+        return "is used more than once" if len(self._calls[layer]) > 1 else None
+
+    def _path(self, start: fx.Node) -> _Path:
+        path = _Path()
+        seen: set[fx.Node] = set()
+        waiting = [start]
+        while waiting:
+            node = waiting.pop()
+            for user in node.users:
+                if user not in seen and self._visit(user, path):
+                    waiting.append(user)
+                seen.add(user)
+        return path
+
+    def _visit(self, node: fx.Node, path: _Path) -> bool:
+        """Note what a node does to the channels; whether to go on behind it."""
+        if node.op == "output":
+            path.obstacles.append("is an output of the network")
+            return False
+        if node.op == "call_module":
+            return self._visit_module(str(node.target), path)
+        name = _function_name(node)
+        if name in _ASKING:
+            return False
+        path.reshaped |= name in _RESHAPING
+        path.joined |= name in _JOINING
+        if name in _PASSING_FUNCTIONS or name in _JOINING or _scales(node, name):
+            return True
+        other = "is added to or combined with other outputs" if name in _COMBINING else f"passes through {name}"
+        path.obstacles.append(other)
+        return False
+
+    def _visit_module(self, name: str, path: _Path) -> bool:
+        module = self._modules[name]
+        if self._is_layer(name):
+            path.consumers.append(name)
+            return False
+        if isinstance(module, _PER_CHANNEL_NORM) or _is_depthwise(module):
+            path.followers.append(module)
+            return True
+        if isinstance(module, _PASSING_MODULES):
+            path.reshaped |= isinstance(module, nn.Flatten)
+            return True
+        path.obstacles.append(f"passes through {type(module).__name__}")
+        return False
+
+
+class TracingError(ValueError):
+    """A forward pass that torch.fx cannot trace."""
+
+
+@torch.no_grad()
+def silence(layer_bias: nn.Parameter | None, followers: list[nn.Module], removed: Tensor) -> None:
+    """Make removed filters output exactly 0 behind all that they pass through, in training and evaluation mode.
+
+    Args:
+        layer_bias: the bias of the layer, or None.
+        followers: of :meth:`ChannelFlow.followers`.
+        removed: flags of the layer's filters, 1-D.
+    """
+    tensors: list[Any] = [layer_bias]
+    for module in followers:
+        tensors += [getattr(module, name, None) for name in ("weight", "bias", "running_mean")]
+    for tensor in tensors:
+        if tensor is not None and len(tensor) == len(removed):
+            tensor[removed.to(tensor.device)] = 0
+
+
+def _traced(model: nn.Module) -> fx.Graph:
+    try:
+        return fx.Tracer().trace(model)
+    except Exception as error:  # whatever a forward pass does with the tracer's stand-ins for tensors
+        first_line = (str(error).splitlines() or [""])[0]
+        raise TracingError(f"{type(model).__name__} cannot be traced ({type(error).__name__}: {first_line})") from error
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    for attribute in ("module", "_orig_mod", "_forward_module"):
+        inner = model._modules.get(attribute)
+        if inner is not None and len(model._modules) == 1:
+            return _unwrapped(inner)
+    return model
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, _Convolution) and 1 < module.groups == module.in_channels == module.out_channels
+
+
+def _function_name(node: fx.Node) -> str:
+    if node.op == "call_method":
+        return str(node.target)
+    return getattr(node.target, "__name__", str(node.target))
+
+
+def _scales(node: fx.Node, name: str) -> bool:
+    """Whether a product or quotient is one with a plain number."""
+    return name in ("mul", "mul_", "truediv", "div") and len(node.all_input_nodes) == 1

@@ -1,0 +1,136 @@
+"""The layers of a method that removes groups: how many groups of each go, which, and what falls silent with them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from sparsewright.channel_flow import ChannelFlow, TracingError, silence
+from sparsewright.groups import Granularity, Grouping, PrunedGroups, find_groupings, number_removed
+from sparsewright.ratios import Ratios, layer_ratios
+
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+
+
+class LayerGroups:
+    """Groupings and numbers of a model's sparsified layers.
+
+    A number, or a ratio per stage, leaves whole the layers whose groups cannot be removed alone: the last layer of a
+    residual block, shortcuts, the classifier (filters); the first layer, or what follows a sum (channels). Patterns
+    reach them all the same.
+
+    Args:
+        model: the model; its forward pass is traced for granularities above single weights.
+        parameters: name -> weight, in the model's order.
+        granularity: "weight", "filter" or "channel".
+        ratios: as :func:`sparsewright.ratios.check_ratios` returns them.
+
+    Attributes:
+        groupings: name -> how the weight falls into groups.
+        numbers: name -> how many groups are removed.
+        left_whole: name -> why a number or a list of ratios leaves the layer whole.
+
+    Raises:
+        ValueError: the ratios do not fit the layers.
+    """
+
+    def __init__(
+        self, model: nn.Module, parameters: Mapping[str, nn.Parameter], granularity: Granularity, ratios: Ratios
+    ) -> None:
+        self.granularity: Granularity = granularity
+        self.groupings: dict[str, Grouping] = find_groupings(model, parameters, granularity)
+        self._model = model
+        self._parameters = parameters
+        self._flow = _flow(model, granularity, by_pattern=isinstance(ratios, dict))
+        self.left_whole = self._find_left_whole()
+        by_layer = layer_ratios(ratios, list(parameters), self.left_whole)
+        self.numbers = {
+            name: number_removed(by_layer[name], grouping.count) if by_layer[name] else 0
+            for name, grouping in self.groupings.items()
+        }
+
+    def sparsity(self) -> float:
+        """Fraction of the weights in scope that the removal zeroes."""
+        sizes = {name: parameter.numel() for name, parameter in self._parameters.items()}
+        removed = sum(sizes[name] * self.numbers[name] / self.groupings[name].count for name in sizes)
+        return removed / sum(sizes.values())
+
+    def smallest(self, name: str) -> Tensor:
+        """Flags of a layer's groups with the smallest mean magnitudes, as many as are removed."""
+        return self.groupings[name].smallest(self._parameters[name], self.numbers[name])
+
+    def indices(self, removed: Mapping[str, Tensor]) -> PrunedGroups:
+        """The indices of the flagged groups; empty for a layer without flags."""
+        empty = torch.empty(0, dtype=torch.int64)
+        return PrunedGroups(
+            {n: g.indices(removed[n]) if n in removed else empty.clone() for n, g in self.groupings.items()},
+            self.granularity,
+        )
+
+    def masks(self, removed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Masks that zero the flagged groups, of all layers."""
+        return {
+            name: grouping.mask(removed[name]) if name in removed else torch.ones(grouping.shape, dtype=torch.bool)
+            for name, grouping in self.groupings.items()
+        }
+
+    def silence(self, removed: Mapping[str, Tensor]) -> None:
+        """Zero the biases of flagged filters, and the norms behind them, so that these output exactly 0.
+
+        Norms behind a concatenation are left: there the filter's channel has another number.
+
+        Warns:
+            UserWarning: the model has norms, and its forward pass could not be traced to find them.
+        """
+        if self.granularity != "filter":
+            return
+        affected = [name for name in removed if self.numbers[name]]
+        if affected and self._flow is None and any(isinstance(module, _NORMS) for module in self._model.modules()):
+            warnings.warn(
+                f"the norms behind the removed filters of {type(self._model).__name__} are not known, since it cannot "
+                "be traced: they may still output constants; sparsewright.structured.mask_removed silences them",
+                stacklevel=4,
+            )
+        biases = _biases(self._model, {id(self._parameters[name]): name for name in affected})
+        for name in affected:
+            followers = self._flow.followers(name) if self._flow is not None else []
+            silence(biases.get(name), followers, removed[name].reshape(-1))
+
+    def _find_left_whole(self) -> dict[str, str]:
+        if self.granularity == "weight":
+            return {}
+        names = list(self._parameters)
+        if self._flow is None:
+            return {names[-1]: "is the last layer in scope"}
+        why_not = self._flow.why_not_filters if self.granularity == "filter" else self._flow.why_not_channels
+        return {name: reason for name in names if (reason := why_not(name)) is not None}
+
+
+def _flow(model: nn.Module, granularity: Granularity, *, by_pattern: bool) -> ChannelFlow | None:
+    """Where channels go; None where that is not needed or cannot be told, which matters to ratios without patterns."""
+    if granularity == "weight":
+        return None
+    try:
+        return ChannelFlow(model)
+    except TracingError as error:
+        if not by_pattern:
+            warnings.warn(
+                f"{error}, so that sums and other couplings of {granularity}s are not known and only the last layer is "
+                "left whole; give sparsity as a mapping of patterns to ratios to choose the layers yourself",
+                stacklevel=6,
+            )
+        return None
+
+
+def _biases(model: nn.Module, names: Mapping[int, str]) -> dict[str, nn.Parameter]:
+    """Name of a weight -> the bias of the layer that holds it."""
+    found: dict[str, nn.Parameter] = {}
+    for module in model.modules():
+        own: Iterable[nn.Parameter] = module.parameters(recurse=False)
+        bias = getattr(module, "bias", None)
+        if isinstance(bias, nn.Parameter):
+            found.update({names[id(parameter)]: bias for parameter in own if id(parameter) in names})
+    return found
