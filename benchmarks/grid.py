@@ -20,12 +20,14 @@ class Cell:
         recipe: name of a recipe.
         settings: ``key=value`` overrides.
         seed: seed of the run.
+        weights: run folder whose final weights it starts from; None for fresh ones.
     """
 
     folder: Path
     recipe: str
     settings: tuple[str, ...]
     seed: int
+    weights: Path | None = None
 
 
 def train_all(cells: Sequence[Cell], data_dir: Path, jobs: int) -> None:
@@ -44,6 +46,7 @@ def _train(cell: Cell, data_dir: Path) -> None:
     command = [sys.executable, "-m", "sparsewright", "train", cell.recipe, *cell.settings]
     command += ["--data-dir", str(data_dir), "--out", str(cell.folder), "--seed", str(cell.seed)]
     command += ["--device", "cpu", "--no-download", "--resume"]
+    command += ["--weights", str(cell.weights)] if cell.weights is not None else []
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\nfailed:\n{done.stderr}")

@@ -335,17 +335,48 @@ def test_an_untraceable_model_is_told_of_where_a_number_is_given(method: str) ->
     assert set(sparsifier.left_whole) == {"fc.weight"}
 
 
+@pytest.mark.filterwarnings("always")
 @pytest.mark.parametrize("method", [*METHODS, "magnitude"])
-def test_norms_that_cannot_be_found_are_told_of_when_filters_are_removed(method: str) -> None:
+def test_norms_that_cannot_be_found_are_told_of_once(method: str, recwarn: pytest.WarningsRecorder) -> None:
     model = Branching()
     options = quick(method) if method != "magnitude" else {}
-    with pytest.warns(UserWarning, match="norms behind the removed filters of Branching are not known") as told:
-        sparsifier = sw.create(
-            method, model, SGD(model.parameters(), lr=0.1), sparsity={"conv1": 0.5}, granularity="filter", **options
-        )
-        sparsifier.finalize()
+    ratios = {"conv1": 0.5}
+    optimizer = SGD(model.parameters(), lr=0.1)
+    sparsifier = sw.create(method, model, optimizer, sparsity=ratios, granularity="filter", **options)
+    sparsifier.finalize()
+    told = [str(warning.message) for warning in recwarn]
     assert len(told) == 1
+    assert "norms behind the removed filters of Branching are not known" in told[0]
     assert not model.conv1.weight[sparsifier.pruned_groups["conv1.weight"]].any()
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "random", None])
+def test_layers_that_are_added_lose_the_same_filters_where_patterns_ask_for_it(criterion: str | None) -> None:
+    model = Normed()
+    joint = model.stem.weight.abs().mean(dim=(1, 2, 3)) + model.conv2.weight.abs().mean(dim=(1, 2, 3))
+    optimizer = SGD(model.parameters(), lr=0.1)
+    sparsity = {"stem": 0.4, "conv2": 0.4}
+    if criterion is None:
+        sparsifier: Any = sw.GReg1(model, optimizer, sparsity=sparsity, granularity="filter", **QUICK)
+    else:
+        sparsifier = sw.Magnitude(model, optimizer, sparsity=sparsity, granularity="filter", criterion=criterion)
+    removed = sparsifier.pruned_groups
+    assert torch.equal(removed["stem.weight"], removed["conv2.weight"])
+    if criterion != "random":
+        assert removed["stem.weight"].tolist() == sorted(joint.argsort()[:4].tolist())
+    sparsifier.finalize()
+    x = torch.randn(2, 3, 6, 6)
+    small = sw.shrink(model, x, removed)
+    assert small.stem.out_channels == small.conv2.out_channels == 4
+    for training in (True, False):
+        torch.testing.assert_close(small.train(training)(x), model.train(training)(x), atol=1e-5, rtol=0)
+
+
+def test_layers_that_are_added_choose_alone_where_their_ratios_differ() -> None:
+    model = Normed()
+    options = {"sparsity": {"stem": 0.4, "conv2": 0.6}, "granularity": "filter"}
+    removed = sw.Magnitude(model, SGD(model.parameters(), lr=0.1), **options).pruned_groups
+    assert [len(removed["stem.weight"]), len(removed["conv2.weight"])] == [4, 5]
 
 
 # Optimizers, scalers, closures.

@@ -34,7 +34,8 @@ _PASSING_FUNCTIONS = {
 }  # fmt: skip
 _RESHAPING = {"flatten", "view", "reshape"}
 _JOINING = {"cat", "concat", "concatenate"}
-_COMBINING = {"add", "add_", "iadd", "sub", "sub_", "isub", "mul", "mul_", "imul", "stack"}
+_ADDING = {"add", "add_", "iadd", "sub", "sub_", "isub"}
+_COMBINING = {*_ADDING, "mul", "mul_", "imul", "stack"}
 _ASKING = {"size", "dim", "getattr", "shape"}
 
 
@@ -101,6 +102,32 @@ class ChannelFlow:
         if path.reshaped and isinstance(self._modules[producers[0]], _Convolution):
             return "has the positions of a feature map as inputs"
         return None
+
+    def added_to(self, name: str) -> list[str]:
+        """Weights whose filters are added to those of the weight ``name``, itself included, in the model's order."""
+        layer = self._module_of.get(name, "")
+        if layer not in self._paths:
+            return [name]
+        sums = {other: self._sums(nodes[0]) for other, nodes in self._calls.items() if other in self._paths}
+        joint = {layer}
+        while grown := {
+            other for other in sums if other not in joint and any(sums[other] & sums[one] for one in joint)
+        }:
+            joint |= grown
+        return [weight for weight, other in self._module_of.items() if other in joint and weight.endswith("weight")]
+
+    def _sums(self, start: fx.Node) -> set[fx.Node]:
+        """The additions that a layer's output takes part in before another layer uses it."""
+        found: set[fx.Node] = set()
+        waiting = list(start.users)
+        while waiting:
+            node = waiting.pop()
+            if node not in found and _is_addition(node):
+                found.add(node)
+                waiting += list(node.users)
+            elif node.op != "output" and node not in found and self._visit(node, _Path()):
+                waiting += list(node.users)
+        return found
 
     def followers(self, name: str) -> list[nn.Module]:
         """Norms and depthwise convolutions that the filters of the weight ``name`` pass through, each once."""
@@ -211,6 +238,10 @@ def _function_name(node: fx.Node) -> str:
     if node.op == "call_method":
         return str(node.target)
     return getattr(node.target, "__name__", str(node.target))
+
+
+def _is_addition(node: fx.Node) -> bool:
+    return node.op.startswith("call_") and node.op != "call_module" and _function_name(node) in _ADDING
 
 
 def _scales(node: fx.Node, name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 _TRAIN = frozenset(
     {"lightning", "numpy", "pydantic", "yaml", "rich", "safetensors", "sklearn", "tensorboard", "torchvision", "typer"}
 )
-_OTHERS = {"h5py": "hdf5", "timm": "timm"}
+_OTHERS = {"h5py": "hdf5", "onnx": "onnx", "onnxscript": "onnx", "timm": "timm", "torch_pruning": "structured"}
 
 
 def explain_missing(error: ModuleNotFoundError) -> str | None:

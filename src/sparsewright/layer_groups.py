@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sparsewright.channel_flow import ChannelFlow, TracingError, silence
 from sparsewright.groups import Granularity, Grouping, PrunedGroups, find_groupings, number_removed
 from sparsewright.ratios import Ratios, layer_ratios
+from sparsewright.selection import top_k
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
@@ -20,7 +21,8 @@ class LayerGroups:
 
     A number, or a ratio per stage, leaves whole the layers whose groups cannot be removed alone: the last layer of a
     residual block, shortcuts, the classifier (filters); the first layer, or what follows a sum (channels). Patterns
-    reach them all the same.
+    reach them all the same: layers whose outputs are added then lose the same filters, by their joint score, if all of
+    them have the same ratio.
 
     Args:
         model: the model; its forward pass is traced for granularities above single weights.
@@ -52,6 +54,8 @@ class LayerGroups:
             for name, grouping in self.groupings.items()
         }
 
+        self._joint = self._find_joint()
+
     def sparsity(self) -> float:
         """Fraction of the weights in scope that the removal zeroes."""
         sizes = {name: parameter.numel() for name, parameter in self._parameters.items()}
@@ -60,7 +64,20 @@ class LayerGroups:
 
     def smallest(self, name: str) -> Tensor:
         """Flags of a layer's groups with the smallest mean magnitudes, as many as are removed."""
-        return self.groupings[name].smallest(self._parameters[name], self.numbers[name])
+        if name not in self._joint:
+            return self.groupings[name].smallest(self._parameters[name], self.numbers[name])
+        kept = self.groupings[name].count - self.numbers[name]
+        return top_k([self.scores(name)], kept)[0].logical_not_()
+
+    def scores(self, name: str) -> Tensor:
+        """Mean magnitudes of a layer's groups, the mean over layers that lose the same ones; in ``flags_shape``."""
+        members = self._joint.get(name, [name])
+        each = [self.groupings[member].scores(self._parameters[member]).reshape(-1) for member in members]
+        return torch.stack(each).mean(dim=0).reshape(self.groupings[name].flags_shape)
+
+    def leader(self, name: str) -> str:
+        """The first of the layers that lose the same groups as this one."""
+        return self._joint.get(name, [name])[0]
 
     def indices(self, removed: Mapping[str, Tensor]) -> PrunedGroups:
         """The indices of the flagged groups; empty for a layer without flags."""
@@ -107,6 +124,18 @@ class LayerGroups:
             return {names[-1]: "is the last layer in scope"}
         why_not = self._flow.why_not_filters if self.granularity == "filter" else self._flow.why_not_channels
         return {name: reason for name in names if (reason := why_not(name)) is not None}
+
+    def _find_joint(self) -> dict[str, list[str]]:
+        """Name -> the layers whose filters are added to this one's, where all of them lose equally many."""
+        if self._flow is None or self.granularity != "filter":
+            return {}
+        joint: dict[str, list[str]] = {}
+        for name, number in self.numbers.items():
+            if number and name in self.left_whole and name not in joint:
+                members = self._flow.added_to(name)
+                if len(members) > 1 and all(self.numbers.get(member) == number for member in members):
+                    joint |= dict.fromkeys(members, members)
+        return joint
 
 
 def _flow(model: nn.Module, granularity: Granularity, *, by_pattern: bool) -> ChannelFlow | None:

@@ -90,7 +90,7 @@ class MaskSet(Mapping[str, Tensor]):
 
     def _what_there_is(self, wrong: str) -> str:
         if not self:
-            return "; the set is empty, as it is until finalize() for a method that prunes at its end (GSM)"
+            return "; the set is empty, as it is until finalize() for a method that prunes at its end (GSM, GReg)"
         return f"{did_you_mean(wrong, self)} (masks: {join_names(self)})"
 
     def __iter__(self) -> Iterator[str]:

@@ -17,13 +17,14 @@ from sparsewright.checks import (
     check_sparsity,
     did_you_mean,
 )
+from sparsewright.groups import GRANULARITIES, Granularity
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "criterion": ("magnitude", "random", "largest"),
     "drop": ("magnitude", "set", "threshold"),
     "drop_rounding": ("up", "down"),
     "drop_schedule": ("cosine", "linear", "constant"),
-    "granularity": ("weight", "filter", "channel"),
+    "granularity": GRANULARITIES,
     "grow": ("gradient", "momentum", "random", None),
     "redistribute": (None, "magnitude", "nonzeros", "momentum"),
 }
@@ -166,7 +167,7 @@ class Options:
     growth_steps: int
     min_layer_sparsity: float
     rank_linear_layers: bool
-    granularity: str
+    granularity: Granularity
     reg_step: float
     reg_interval: int
     reg_limit: float

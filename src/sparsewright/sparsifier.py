@@ -36,7 +36,8 @@ class Sparsifier:
         model: the model, wrapped (DDP, ``torch.compile``, ...) or not.
         optimizer: the optimizer that holds the model's weights, or a list of optimizers that are stepped together,
             always in the same order; a gradient scaler must not skip one of them in the very first round.
-        sparsity: fraction of zeros among the sparsified weights at the end, in [0, 1).
+        sparsity: fraction of zeros among the sparsified weights at the end, in [0, 1); ratios per layer, by pattern or
+            stage, for the methods that take them.
         total_steps: optimizer steps of the whole run, at least 1; a method that schedules nothing does without.
         include: glob patterns over parameter names that replace the default scope (weights with 2 or more dimensions
             of Linear and Conv layers).
@@ -63,7 +64,7 @@ class Sparsifier:
         model: nn.Module,
         optimizer: Optimizer | Sequence[Optimizer],
         *,
-        sparsity: float = REQUIRED,
+        sparsity: float | Mapping[str, float] | Sequence[float] = REQUIRED,
         total_steps: int | None = None,
         include: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] | None = None,

@@ -234,3 +234,28 @@ def test_the_end_removes_what_the_original_removes(golden: Path, name: str) -> N
             dimension = 0 if granularity(trace) == "filter" else 1
             removed = {index for index in range(mask.shape[dimension]) if not mask.select(dimension, index).any()}
             assert removed == set(expected.tolist())
+
+
+class Chained(nn.Module):
+    """The trace's network with a forward pass, which the recording did without."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = layers.conv1, layers.conv2, layers.conv3
+        self.fc = layers.fc
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.conv2(torch.relu(self.conv1(x))))
+        return self.fc(torch.relu(self.conv3(x)).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("name", STRUCTURED)
+def test_the_smaller_network_is_the_one_that_the_original_rebuilds(golden: Path, name: str) -> None:
+    trace, ours = load(golden, name), replay(golden, name)
+    model = Chained(build_model(trace))
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            parameter.copy_(trace.arrays[f"weight/{key}"][-1])
+    small = sw.shrink(model, torch.randn(2, 3, 8, 8), ours.sparsifier.pruned_groups)
+    for key, parameter in small.named_parameters():
+        assert torch.equal(parameter.detach(), trace.arrays[f"compact/{key}"]), key

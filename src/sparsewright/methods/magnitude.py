@@ -89,7 +89,11 @@ class Magnitude(Sparsifier):
     def _start_masks(self) -> dict[str, Tensor]:
         if self._shares is not None:
             return self._shared_masks(self._shares)
-        self._removed = {name: self._lowest(name) for name, number in self._groups.numbers.items() if number}
+        for name, number in self._groups.numbers.items():
+            if number:
+                leader = self._removed.get(self._groups.leader(name))
+                shape = self._groups.groupings[name].flags_shape
+                self._removed[name] = self._lowest(name) if leader is None else leader.reshape(shape)
         return self._groups.masks(self._removed)
 
     def _shared_masks(self, shares: LayerShares) -> dict[str, Tensor]:
@@ -104,8 +108,8 @@ class Magnitude(Sparsifier):
     def _lowest(self, name: str) -> Tensor:
         """Flags of the groups of a layer that score lowest."""
         grouping, number = self._groups.groupings[name], self._groups.numbers[name]
-        weight = self.parameters[name]
-        magnitude = weight.detach() if grouping.dimension is None else grouping.scores(weight)
+        single = grouping.dimension is None
+        magnitude = self.parameters[name].detach() if single else self._groups.scores(name)
         return top_k([self._score(magnitude)], grouping.count - number)[0].logical_not_()
 
     def _score(self, weight: Tensor) -> Tensor | Elementwise:

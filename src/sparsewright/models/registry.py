@@ -59,7 +59,14 @@ _FIXED: dict[str, tuple[ModelInfo, Builder]] = {
                 ModelInfo(f"resnet{depth}", f"ResNet-{depth} for CIFAR, option A shortcuts", HE, parameters, CIFAR),
                 partial(cifar_resnet, depth, 1),
             )
-            for depth, parameters in ((20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018), (110, 1_727_962))
+            for depth, parameters in (
+                (8, 75_290),
+                (20, 269_722),
+                (32, 464_154),
+                (44, 658_586),
+                (56, 853_018),
+                (110, 1_727_962),
+            )
         ),
         (
             ModelInfo("resnet32x2", "ResNet-32 for CIFAR with twice the channels", HE, 1_849_898, CIFAR),
