@@ -44,9 +44,9 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 import sparsewright as sw
-from sparsewright.methods.greg import GReg
 from sparsewright.methods.registry import method_info
 from sparsewright.models import create_model
+from sparsewright.penalty import PenaltySparsifier
 
 INTERVAL = 100
 GREG_INTERVAL = 5
@@ -175,7 +175,7 @@ def attach(name: str, twin: Twin, sparsity: float, updates: int | None) -> sw.Sp
     known = method_info(name).options
     total = NEVER if updates is None else 2 * (updates + 1)
     options: dict[str, Any] = {}
-    if issubclass(method_info(name).cls, GReg):
+    if issubclass(method_info(name).cls, PenaltySparsifier):
         # Slowly enough that it neither picks nor ends while it is timed.
         slow = {option: 1e-6 for option in ("reg_step", "pick_step") if option in known}
         interval = NEVER if updates is None else 2
@@ -202,7 +202,7 @@ def time_optimizer_steps(bench: Bench, dense: Twin, twin: Twin, sparsifier: sw.S
 
 def updates_of(sparsifier: sw.Sparsifier) -> int:
     """How many updates it has done so far."""
-    if isinstance(sparsifier, GReg):
+    if isinstance(sparsifier, PenaltySparsifier):
         return -(-sparsifier.step_count // sparsifier.options.reg_interval)
     return sparsifier.topology_version
 

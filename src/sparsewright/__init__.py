@@ -16,6 +16,7 @@ from sparsewright.methods.set import SET
 from sparsewright.methods.snfs import SNFS
 from sparsewright.methods.static import Static
 from sparsewright.sparsifier import Sparsifier
+from sparsewright.structured import load_shrunk, save_shrunk, shrink
 
 __version__ = "0.1.0"
 
@@ -39,5 +40,8 @@ __all__ = [
     "__version__",
     "create",
     "list_methods",
+    "load_shrunk",
     "rank_loss",
+    "save_shrunk",
+    "shrink",
 ]

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from sparsewright.modules import PER_CHANNEL_NORMS, Convolution, is_depthwise, is_weight_layer, unwrapped
 from sparsewright.scope import canonical_names
 
-_Convolution = nn.modules.conv._ConvNd
-_PER_CHANNEL_NORM = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 # All of these act on each channel alone, and map 0 to 0.
 _PASSING_MODULES = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish,
@@ -61,7 +60,7 @@ class ChannelFlow:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        inner = _unwrapped(model)
+        inner = unwrapped(model)
         self._modules = dict(inner.named_modules())
         self._graph = _traced(inner)
         self._calls: dict[str, list[fx.Node]] = {}
@@ -99,7 +98,7 @@ class ChannelFlow:
             return "has concatenated inputs"
         if self._unusual(producers[0]) is not None:
             return f"has inputs of {producers[0]}, which {self._unusual(producers[0])}"
-        if path.reshaped and isinstance(self._modules[producers[0]], _Convolution):
+        if path.reshaped and isinstance(self._modules[producers[0]], Convolution):
             return "has the positions of a feature map as inputs"
         return None
 
@@ -136,15 +135,15 @@ class ChannelFlow:
 
     def _is_layer(self, name: str) -> bool:
         module = self._modules[name]
-        return isinstance(module, (nn.Linear, _Convolution)) and not _is_depthwise(module)
+        return is_weight_layer(module) and not is_depthwise(module)
 
     def _unusual(self, layer: str) -> str | None:
         if layer not in self._calls:
             return None
         module = self._modules[layer]
-        if _is_depthwise(module):
+        if is_depthwise(module):
             return "is depthwise: its filters go with those of the layer before it"
-        if isinstance(module, _Convolution) and module.groups > 1:
+        if isinstance(module, Convolution) and module.groups > 1:
             return f"is a grouped convolution (groups={module.groups})"
         return "is used more than once" if len(self._calls[layer]) > 1 else None
 
@@ -183,7 +182,7 @@ class ChannelFlow:
         if self._is_layer(name):
             path.consumers.append(name)
             return False
-        if isinstance(module, _PER_CHANNEL_NORM) or _is_depthwise(module):
+        if isinstance(module, PER_CHANNEL_NORMS) or is_depthwise(module):
             path.followers.append(module)
             return True
         if isinstance(module, _PASSING_MODULES):
@@ -220,18 +219,6 @@ def _traced(model: nn.Module) -> fx.Graph:
     except Exception as error:  # whatever a forward pass does with the tracer's stand-ins for tensors
         first_line = (str(error).splitlines() or [""])[0]
         raise TracingError(f"{type(model).__name__} cannot be traced ({type(error).__name__}: {first_line})") from error
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    for attribute in ("module", "_orig_mod", "_forward_module"):
-        inner = model._modules.get(attribute)
-        if inner is not None and len(model._modules) == 1:
-            return _unwrapped(inner)
-    return model
-
-
-def _is_depthwise(module: nn.Module) -> bool:
-    return isinstance(module, _Convolution) and 1 < module.groups == module.in_channels == module.out_channels
 
 
 def _function_name(node: fx.Node) -> str:

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from sparsewright.channel_flow import ChannelFlow, TracingError, silence
 from sparsewright.groups import Granularity, Grouping, PrunedGroups, find_groupings, number_removed
+from sparsewright.modules import PER_CHANNEL_NORMS
 from sparsewright.ratios import Ratios, layer_ratios
 from sparsewright.selection import top_k
-
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
 
 class LayerGroups:
@@ -105,7 +104,11 @@ class LayerGroups:
         if self.granularity != "filter":
             return
         affected = [name for name in removed if self.numbers[name]]
-        if affected and self._flow is None and any(isinstance(module, _NORMS) for module in self._model.modules()):
+        if (
+            affected
+            and self._flow is None
+            and any(isinstance(module, PER_CHANNEL_NORMS) for module in self._model.modules())
+        ):
             warnings.warn(
                 f"the norms behind the removed filters of {type(self._model).__name__} are not known, since it cannot "
                 "be traced: they may still output constants; sparsewright.structured.mask_removed silences them",

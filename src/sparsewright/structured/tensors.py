@@ -1,0 +1,49 @@
+"""Tensors that go into a network and come out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_SEED = 0
+
+
+def checked_inputs(example_input: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """What to call the network with.
+
+    Raises:
+        TypeError: neither a tensor nor several of them.
+        ValueError: there is no sample in the first.
+    """
+    single = isinstance(example_input, Tensor)
+    inputs = (example_input,) if single else tuple(example_input) if isinstance(example_input, Sequence) else ()
+    if not inputs or not all(isinstance(value, Tensor) for value in inputs):
+        raise TypeError("example_input must be a tensor or several of them, as the model takes them")
+    if inputs[0].ndim == 0 or inputs[0].shape[0] == 0:
+        raise ValueError(f"example_input has shape {tuple(inputs[0].shape)}; it needs at least one sample in front")
+    return inputs
+
+
+def tensors_in(outputs: Any) -> Iterator[Tensor]:
+    """The tensors in what a network returns: itself, or those in its tuples, lists and mappings, in their order."""
+    if isinstance(outputs, Tensor):
+        yield outputs
+    elif isinstance(outputs, Mapping):
+        for value in outputs.values():
+            yield from tensors_in(value)
+    elif isinstance(outputs, (list, tuple)):
+        for value in outputs:
+            yield from tensors_in(value)
+
+
+@contextmanager
+def fixed_randomness(network: nn.Module) -> Generator[None, None, None]:
+    """What the network draws at random is the same each time, and the user's random state is as before."""
+    devices = sorted({parameter.get_device() for parameter in network.parameters() if parameter.is_cuda})
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(_SEED)
+        yield
