@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from sparsewright.models import create_model
 from sparsewright.training import Duration, RecipeError, list_recipes, load_recipe
 from sparsewright.training.lr_schedule import LearningRate
 from sparsewright.training.optimizers import build_optimizer
+from sparsewright.training.recipe import Recipe
 from sparsewright.training.recipe_files import parse_yaml
 
 SHIPPED = [
@@ -23,6 +25,7 @@ SHIPPED = [
     "cifar10/resnet32x2/rpg-99.9",
     "cifar10/resnet50",
     "cifar10/resnet56/gsm-10x",
+    "cifar10/resnet8",
     "cifar10/vgg19",
     "cifar10/vgg19/rpg-99",
     "cifar10/vgg19/rpg-99.5",
@@ -49,6 +52,17 @@ SHIPPED = [
     "mnist/lenet5/rpg-99",
     "mnist/lenet5/rpg-99.5",
 ]
+# By method and what comes out: a speed-up, or what is removed in per cent.
+GREG_ENDS = {
+    "cifar10/resnet56": ["2.55x", "50", "70", "90", "92.5", "95"],
+    "cifar100/vgg19": ["8.84x"],
+    "digits/lenet300": ["2.85x"],
+    "imagenet/resnet34": ["1.32x"],
+    "imagenet/resnet50": ["1.49x", "2.31x", "2.56x", "3.06x", "82.7"],
+}
+OF_GREG = [
+    f"{folder}/{how}-{end}" for folder, ends in GREG_ENDS.items() for end in ends for how in ("greg1", "greg2", "l1")
+]
 GSM = [name for name in SHIPPED if "/gsm-" in name]
 RPG = [name for name in SHIPPED if "/rpg-" in name]
 
@@ -63,7 +77,7 @@ MINIMAL = "data: {name: digits}\nmodel: {name: lenet300}\nduration: 2ep\n"
 
 
 def test_every_recipe_of_the_issue_is_shipped() -> None:
-    assert sorted(info.name for info in list_recipes()) == SHIPPED
+    assert sorted(info.name for info in list_recipes()) == sorted([*SHIPPED, *OF_GREG])
     assert all(info.summary for info in list_recipes())
 
 
@@ -393,3 +407,73 @@ def test_biases_and_norms_can_be_exempt_from_weight_decay(name: str) -> None:
     assert all(parameter.ndim >= 2 for parameter in decayed["params"])
     assert all(parameter.ndim == 1 for parameter in exempt["params"])
     assert len(decayed["params"]) + len(exempt["params"]) == len(list(model.parameters()))
+
+
+def test_digests_stay_what_they_were() -> None:
+    """They name run folders: another digest would train a finished run again."""
+    known = {
+        "digits/lenet300": "3bbda83c",
+        "cifar10/resnet56/gsm-10x": "6cca0a7c",
+        "imagenet/resnet50/rpg-90": "49255ccd",
+    }
+    assert {name: load_recipe(name).digest() for name in known} == known
+    sparse = load_recipe("digits/lenet300", ["method=granet", "sparsity=0.5"])
+    assert sparse.digest(3) == "08de60a9"
+
+
+GREG = ["method=greg-1", "method.granularity=filter"]
+
+
+def test_a_sparsity_may_be_ratios_by_pattern_or_stage() -> None:
+    def sparsity(*values: str) -> Any:
+        recipe = load_recipe("cifar10/resnet20", [*GREG, *(f"sparsity={value}" for value in values)])
+        return recipe.resolved_stages()[0].sparsity
+
+    assert sparsity("0.5") == 0.5
+    assert sparsity("[0, 0.75, 0.75, 0.32, 0]") == [0, 0.75, 0.75, 0.32, 0]
+    by_pattern = sparsity('{"stages.0.*": 0.5, "*": 0.25}')
+    assert list(by_pattern.items()) == [("stages.0.*", 0.5), ("*", 0.25)]
+
+
+def test_ratios_survive_the_file_in_the_run_folder(tmp_path: Path) -> None:
+    recipe = load_recipe("cifar10/resnet20", [*GREG, 'sparsity={"stages.1.*": 0.5, "*": 0.25}'])
+    again = load_recipe(write(tmp_path, yaml.safe_dump(recipe.resolved(), sort_keys=False)))
+    assert again.digest() == recipe.digest()
+    assert again.sparsity == recipe.sparsity
+
+
+def test_the_order_of_patterns_counts() -> None:
+    """The first that matches a layer decides, so that another order is another run."""
+    orders = ('{"stages.1.*": 0.5, "*": 0.25}', '{"*": 0.25, "stages.1.*": 0.5}')
+    first, second = (load_recipe("cifar10/resnet20", [*GREG, f"sparsity={order}"]) for order in orders)
+    assert first.digest() != second.digest()
+
+
+def test_ratios_of_a_stage_replace_those_that_it_inherits() -> None:
+    text = MINIMAL + (
+        "method: {name: greg-1, granularity: filter}\nsparsity: {fc1: 0.5}\nstages: [{sparsity: {fc2: 0.25}}, {}]"
+    )
+    tree = parse_yaml(text)
+    first, second = Recipe.model_validate(tree).resolved_stages()
+    assert (first.sparsity, second.sparsity) == ({"fc2": 0.25}, {"fc1": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([*GREG, "sparsity=[0, 1.5, 0]"], ["sparsity[1]", "[0, 1)", "1.5"]),
+        ([*GREG, "sparsity=[0, high, 0]"], ["sparsity[1]", "number", "'high'"]),
+        ([*GREG, "sparsity=[0.5]"], ["list", "stem", "classifier"]),
+        ([*GREG, "sparsity={}"], ["sparsity", "empty"]),
+        ([*GREG, 'sparsity={"fc1": -1}'], ["sparsity['fc1']", "[0, 1)"]),
+        ([*GREG, "sparsity=many"], ["sparsity", "number", "'many'"]),
+        (["method=set", 'sparsity={"fc1": 0.5}'], ["set", "one number", "{fc1: 0.5}", "greg-1"]),
+        ([*GREG, "sparsity=0.5", "duration=always"], ["duration", "160ep"]),
+        (["duration=auto"], ["auto", "greg-1", "dense"]),
+        (["sparsity=[0, 0.5, 0]"], ["[0, 0.5, 0]", "dense"]),
+    ],
+)
+def test_ratios_and_lengths_that_cannot_be_used(overrides: list[str], words: list[str]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("digits/lenet300", overrides)
+    assert all(word in str(caught.value) for word in words), caught.value

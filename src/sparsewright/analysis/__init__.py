@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sparsewright.analysis.flops import inference_flops, layer_flops, training_flops_per_step
 from sparsewright.analysis.itop import ExplorationTracker
+from sparsewright.analysis.latency import Latency, measure_latency
 from sparsewright.analysis.rank import (
     DecompositionError,
     RankAverages,
@@ -23,6 +24,7 @@ from sparsewright.analysis.table import LayerRow, layer_table, table_totals
 __all__ = [
     "DecompositionError",
     "ExplorationTracker",
+    "Latency",
     "LayerRow",
     "RankAverages",
     "RankRow",
@@ -32,6 +34,7 @@ __all__ = [
     "inference_flops",
     "layer_flops",
     "layer_table",
+    "measure_latency",
     "numerical_rank",
     "rank_averages",
     "rank_rows",

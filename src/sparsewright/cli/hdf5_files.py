@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from sparsewright.analysis import LayerRow, table_totals
+from sparsewright.cli.destinations import check_destination
 from sparsewright.cli.tables import percent, print_json, print_layers, print_pairs
-from sparsewright.export import HDF5_SUFFIXES, is_hdf5, load_hdf5, read_hdf5_metadata, save_hdf5
+from sparsewright.export import HDF5_SUFFIXES, load_hdf5, read_hdf5_metadata, save_hdf5
 
 
 def export_hdf5(target: Path, out: Path | None, *, force: bool, as_json: bool) -> None:
@@ -30,7 +31,7 @@ def export_hdf5(target: Path, out: Path | None, *, force: bool, as_json: bool) -
 
     weights = target / WEIGHTS if target.is_dir() else target
     run = load_run(target)
-    path = _destination(out or weights.with_suffix(HDF5_SUFFIXES[0]), force)
+    path = check_destination(out or weights.with_suffix(HDF5_SUFFIXES[0]), HDF5_SUFFIXES, force=force)
     tensors = first_names(run.model)
     # A summary tells of the final weights only, whatever other weights lie beside it.
     summary = run.summary if weights.name == WEIGHTS else None
@@ -72,19 +73,6 @@ def show_hdf5(target: Path, *, as_json: bool) -> None:
         print_pairs(known)
         print()
     print_layers(rows, list(totals.values()), title="dataset")
-
-
-def _destination(path: Path, force: bool) -> Path:
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give --out a file")
-    # The suffix also keeps --force from replacing the run's own files.
-    if not is_hdf5(path):
-        raise ValueError(f"--out {path} must end in {' or '.join(HDF5_SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into")
-    if path.exists() and not force:
-        raise FileExistsError(f"{path} exists; add --force to replace it, or choose another file with --out")
-    return path
 
 
 def _facts(recipe: str, summary: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsewright.cli.options import AsJson
+from sparsewright.cli.options import AsJson, Device
 
 if TYPE_CHECKING:
     from sparsewright.analysis import RankRow
+
+DEFAULT_BATCHES = (1, 64)
 
 
 def inspect(
@@ -19,12 +21,27 @@ def inspect(
         typer.Argument(metavar="RUN_OR_FILE", help="A run folder, a model.safetensors in one, or an HDF5 file."),
     ],
     rank: Annotated[bool, typer.Option("--rank", help="Show the ranks of the weights instead.")] = False,
+    latency: Annotated[bool, typer.Option("--latency", help="Measure the time per batch as well.")] = False,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Images at a time for --latency; may be repeated.", show_default="1 and 64"),
+    ] = None,
+    device: Annotated[
+        Device | None, typer.Option(help="What --latency measures on.", show_default=Device.cpu.value)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Layer by layer: shape, non-zero weights, sparsity and share of the inference FLOPs; then the totals.
 
     Zeros are counted in the saved file; a weight that the mask keeps can be zero too. FLOPs are per sample, two for
     each multiply-accumulate; a layer's share is of the FLOPs that the zeros leave.
+
+    Of a run with a shrink stage, the layers are those of the smaller network; parameters and FLOPs of it and of the
+    network that it was made from, and the ratio of their FLOPs, come after.
+
+    --latency measures milliseconds per batch of that network and of the saved one, in turn in one run: the median, the
+    quartiles, and the ratio of the medians. Zeros that are still there make nothing faster. The number of CPU threads
+    is torch's (OMP_NUM_THREADS).
 
     Of an HDF5 file (.hdf5, .h5), whoever wrote it, every dataset is shown, buffers included. It does not say what
     network the weights are of, so there are no FLOPs.
@@ -39,31 +56,51 @@ def inspect(
       sparsewright inspect runs/first
       sparsewright inspect runs/first/model.safetensors --json
       sparsewright inspect runs/first --rank
+      sparsewright inspect runs/first --latency --batch 1 --batch 64
       sparsewright inspect runs/first/model.hdf5
     """
     from sparsewright.export import is_hdf5
 
+    if not latency and (batch or device is not None):
+        raise ValueError("--batch and --device have no effect without --latency")
+    if rank and latency:
+        raise ValueError("--rank shows ranks alone; leave it out to measure with --latency")
     if rank:
         _show_ranks(target, as_json=as_json)
         return
     if is_hdf5(target) and not target.is_dir():
+        if latency:
+            raise ValueError(f"{target} does not hold the network that --latency would measure; give the run")
         from sparsewright.cli.hdf5_files import show_hdf5
 
         show_hdf5(target, as_json=as_json)
         return
+    _show_run(target, (batch or list(DEFAULT_BATCHES)) if latency else [], device or Device.cpu, as_json=as_json)
 
+
+def _show_run(target: Path, batches: list[int], device: Device, *, as_json: bool) -> None:
     import torch
 
     from sparsewright.analysis import layer_table, table_totals
-    from sparsewright.cli import tables
+    from sparsewright.cli import run_sizes, tables
     from sparsewright.training import load_run
+    from sparsewright.training.launch import resolve_device
 
     run = load_run(target)
     rows = layer_table(run.model, torch.zeros(1, *run.input_shape))
+    size = run_sizes.compare_sizes(run) if run.shrunk else None
+    times = run_sizes.compare_latencies(run, batches, torch.device(resolve_device(device.value))) if batches else None
     if as_json:
-        tables.print_json({"target": str(target), "layers": rows, "totals": table_totals(rows)})
-    else:
-        tables.print_layers(rows)
+        shown = {"target": str(target), "layers": rows, "totals": table_totals(rows)}
+        tables.print_json(shown | ({"size": size} if size else {}) | ({"latency": times} if times else {}))
+        return
+    tables.print_layers(rows)
+    if size is not None:
+        typer.echo()
+        tables.print_pairs(run_sizes.size_pairs(size))
+    if times is not None:
+        typer.echo()
+        run_sizes.print_latencies(times)
 
 
 def _show_ranks(target: Path, *, as_json: bool) -> None:

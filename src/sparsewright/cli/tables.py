@@ -93,16 +93,20 @@ def summary_pairs(summary: Mapping[str, Any]) -> dict[str, str]:
         pairs["test accuracy"] = f"{summary['test_accuracy']:.2f} %"
     if summary.get("test_loss") is not None:
         pairs["test loss"] = f"{summary['test_loss']:.4f}"
-    if "sparsity" in summary:
+    if summary.get("shrunk"):
+        pairs |= _removed_pairs(summary)
+    elif "sparsity" in summary:
         target = summary.get("target_sparsity")
-        asked = f" (asked for {percent(target)})" if target and summary.get("method") != "dense" else ""
+        asked = f" (asked for {_ratios(target)})" if target and summary.get("method") != "dense" else ""
         pairs["sparsity"] = f"{percent(summary['sparsity'])}{asked}"
-    if "nonzero_parameters" in summary and "parameters" in summary:
-        pairs["parameters"] = f"{summary['nonzero_parameters']:,} non-zero of {summary['parameters']:,}"
+        if "nonzero_parameters" in summary and "parameters" in summary:
+            pairs["parameters"] = f"{summary['nonzero_parameters']:,} non-zero of {summary['parameters']:,}"
     for kind in ("inference", "training"):
         dense, sparse = summary.get(f"{kind}_flops_dense"), summary.get(f"{kind}_flops_sparse")
         if dense and sparse is not None:
             pairs[f"{kind} FLOPs"] = f"{flops(sparse)} of {flops(dense)} dense ({percent(sparse / dense)})"
+    if summary.get("shrunk") and summary.get("theoretical_speedup"):
+        pairs["speed-up in theory"] = f"{summary['theoretical_speedup']:.2f}x"
     if "train_seconds" in summary:
         pairs["trained for"] = seconds(summary["train_seconds"])
     return pairs
@@ -135,6 +139,11 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f} %"
 
 
+def share(part: int, whole: int) -> str:
+    """A part of a whole, such as 13,500 of 67,000 (20.15 %)."""
+    return f"{part:,} of {whole:,} ({percent(part / whole)})"
+
+
 def seconds(value: float) -> str:
     """A time span such as 12.3 s, 4 min 05 s or 2 h 03 min."""
     if value < 60:
@@ -149,6 +158,23 @@ def flops(value: float) -> str:
         if value >= size:
             return f"{value / size:.2f} {prefix}"
     return f"{value:.0f}"
+
+
+def _removed_pairs(summary: Mapping[str, Any]) -> dict[str, str]:
+    """The lines about a network from which filters or channels were taken out."""
+    left, dense = summary["parameters"], summary["parameters_dense"]
+    pairs = {"ratios": _ratios(summary["target_sparsity"])} if summary["target_sparsity"] else {}
+    pairs["parameters"] = share(left, dense)
+    if summary["not_removed"]:
+        pairs["not removed"] = f"in {len(summary['not_removed'])} layers; the reasons are in summary.json"
+    return pairs
+
+
+def _ratios(target: Any) -> str:
+    """One sparsity in per cent, or ratios by stage or pattern."""
+    if isinstance(target, Mapping):
+        return ", ".join(f"{pattern}: {percent(ratio)}" for pattern, ratio in target.items())
+    return ", ".join(percent(ratio) for ratio in target) if isinstance(target, (list, tuple)) else percent(target)
 
 
 def _rank_cells(row: RankRow | RankAverages, count: str) -> list[str]:

@@ -48,7 +48,8 @@ def train(
     """Train a recipe; the method and its sparsity are settings on top of it.
 
     The run folder gets recipe.yaml, metrics.jsonl, last.ckpt, model.safetensors and summary.json, and masks.safetensors
-    where the run ends with masks.
+    where the run ends with masks. A recipe with a shrink stage ends with a smaller network; its sizes are kept with the
+    weights, so that every command reads it.
 
     \b
     Examples:
@@ -59,6 +60,8 @@ def train(
       sparsewright train mnist/lenet300 method=set sparsity=0.98 method.drop_fraction=0.3 --out runs/set
       sparsewright train mnist/lenet300 method=set sparsity=0.98 method.drop_fraction=0.3 --out runs/set --resume
       sparsewright train mnist/lenet300 --weights runs/set --masks runs/set
+      sparsewright train cifar10/resnet56/greg1-2.55x
+      sparsewright train cifar10/resnet56/greg1-2.55x method=greg-2 'sparsity=[0,0.6,0.6,0.3,0]' --device cuda
     """
     from sparsewright.cli import tables
     from sparsewright.training import Start, load_recipe

@@ -27,17 +27,25 @@ class TrainingCost:
         layer_flops: dense forward FLOPs per image, by parameter name.
         sparsifier: the stage's sparsifier, or None for dense training.
         need: when the method needs dense gradients.
+        dense_layer_flops: of the network that the FLOPs are compared with, where that is another one because this one
+            was shrunk.
 
     Attributes:
         dense: FLOPs so far had the model been dense.
         sparse: FLOPs so far at the densities that it had.
     """
 
-    def __init__(self, layer_flops: Mapping[str, float], sparsifier: Any | None, need: DenseGradient) -> None:
+    def __init__(
+        self,
+        layer_flops: Mapping[str, float],
+        sparsifier: Any | None,
+        need: DenseGradient,
+        dense_layer_flops: Mapping[str, float] | None = None,
+    ) -> None:
         self._layer_flops = layer_flops
         self._sparsifier = sparsifier
         self._need = need
-        self._per_dense_step = training_flops_per_step(layer_flops, {})
+        self._per_dense_step = training_flops_per_step(dense_layer_flops or layer_flops, {})
         self.dense = 0.0
         self.sparse = 0.0
         self._look()

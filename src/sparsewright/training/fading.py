@@ -25,12 +25,13 @@ def warn_of_slow_fading(recipe: Recipe, steps_per_epoch: int) -> None:
             its optimizer is not SGD, so that this cannot be told.
     """
     for stage in recipe.resolved_stages():
-        problem = _problem(stage, steps_per_epoch) if stage.kind == "train" and stage.method.name == _GSM else None
+        gsm = stage.kind == "train" and stage.method.name == _GSM
+        problem = _problem(stage, recipe.stage_steps(stage, steps_per_epoch), steps_per_epoch) if gsm else None
         if problem is not None:
             warnings.warn(problem, FadingWarning, stacklevel=2)
 
 
-def _problem(stage: Stage, steps_per_epoch: int) -> str | None:
+def _problem(stage: Stage, total: int, steps_per_epoch: int) -> str | None:
     optimizer = stage.optimizer
     if not isinstance(optimizer, SGDSettings):
         return (
@@ -40,7 +41,6 @@ def _problem(stage: Stage, steps_per_epoch: int) -> str | None:
     if optimizer.weight_decay == 0:
         # GSM itself says that it needs weight decay.
         return None
-    total = stage.duration.steps(steps_per_epoch)
     schedule = LearningRate(stage.schedule, total, steps_per_epoch)
     return _problem_of_sgd(optimizer, [optimizer.lr * schedule.factor(step) for step in range(total)])
 

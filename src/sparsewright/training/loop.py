@@ -87,6 +87,7 @@ class Trainer:
         label_smoothing: share of the target spread over all classes.
         gradient_clip: largest norm of the whole gradient, or None.
         after_step: called after each optimizer step.
+        finished: whether to stop before the next step, whatever number it has.
     """
 
     fabric: Fabric
@@ -97,9 +98,11 @@ class Trainer:
     label_smoothing: float
     gradient_clip: float | None
     after_step: Callable[[StepReport], None]
+    finished: Callable[[], bool] = lambda: False
 
     def epoch(self, loader: Loader, number: int, first_step: int, last_step: int) -> tuple[Result, int, float]:
-        """Trains on epoch ``number`` of the loader, from step ``first_step`` to before ``last_step`` at most.
+        """Trains on epoch ``number`` of the loader, from step ``first_step`` to before ``last_step`` at most,
+        or until ``finished``.
 
         Returns:
             The result over all ranks, the next step, and the learning rate of the last step.
@@ -111,7 +114,7 @@ class Trainer:
         running = RunningResult(self.fabric.device)
         step, rate = first_step, 0.0
         for index, (images, labels) in enumerate(loader.epoch(number)):
-            if step >= last_step:
+            if step >= last_step or self.finished():
                 break
             rate = self.set_rate(step)
             together = min(self.batch_size, loader.samples - index * self.batch_size)

@@ -18,9 +18,12 @@ _KEPT_ON_ANOTHER_NAME: Mapping[str, frozenset[str]] = {
     "model": frozenset(),
 }
 
+# A mapping here is one value: patterns of another layer of settings would take part in which one matches first.
+_REPLACED_WHOLE = frozenset({"sparsity"})
+
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
-    """``base`` with the keys of ``over`` laid over it, mappings key by key, everything else replaced.
+    """``base`` with the keys of ``over`` laid over it, mappings key by key, everything else (a sparsity too) replaced.
 
     Where ``over`` names another optimizer, schedule, method or model, the settings of the former one go.
     ``method: granet`` is short for ``method: {name: granet}``, likewise for the other named sections.
@@ -49,7 +52,7 @@ def _merge_value(key: str, old: Any, new: Any) -> Any:
         old, new = as_section(old), as_section(new)
         if isinstance(old, dict) and isinstance(new, dict) and "name" in new and new["name"] != old.get("name"):
             old = {kept: value for kept, value in old.items() if kept in _KEPT_ON_ANOTHER_NAME[key]}
-    if isinstance(old, dict) and isinstance(new, dict):
+    if isinstance(old, dict) and isinstance(new, dict) and key not in _REPLACED_WHOLE:
         return merge(old, new)
     return deepcopy(new)
 

@@ -61,6 +61,21 @@ def check_method_defaults(defaults: Mapping[str, Any]) -> None:
             raise ValueError(f"no method has an option {option!r}{nearest(option, allowed)}")
 
 
+def granularity(method: str, options: Mapping[str, Any]) -> str | None:
+    """What ``method`` removes with these options: "weight", "filter" or "channel"; None where it has no such option."""
+    return {**default_options(method), **options}.get("granularity")
+
+
+def with_granularity() -> list[str]:
+    """The methods that have the option."""
+    return [method for method in known_methods() if "granularity" in default_options(method)]
+
+
+def removes_structures(method: str, options: Mapping[str, Any]) -> bool:
+    """Whether what ``method`` removes can be taken out of the network: whole filters or channels."""
+    return granularity(method, options) in ("filter", "channel")
+
+
 def options_in_force(method: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """``defaults`` where the method has such an option, overridden by ``options``."""
     allowed = default_options(method)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -22,6 +22,11 @@ class Progress:
         seconds: spent training, without evaluation and saving.
         best_accuracy: best test accuracy in per cent of the epochs after the sparsity schedule had ended.
         masks: of the sparsified weights as the last finished stage left them, on the CPU; empty for dense.
+        pruned_groups: name -> indices of the filters or channels that the last finished stage removed, on the CPU;
+            empty where it removed none.
+        granularity: which of the two they are; None where it removed none.
+        widths: of the layers of a network that was shrunk; empty before.
+        not_removed: name -> why a layer kept what a shrink stage was asked to take out.
         metrics: the lines of metrics.jsonl.
     """
 
@@ -36,6 +41,10 @@ class Progress:
     seconds: float = 0.0
     best_accuracy: float | None = None
     masks: dict[str, Tensor] = field(default_factory=dict)
+    pruned_groups: dict[str, Tensor] = field(default_factory=dict)
+    granularity: Literal["filter", "channel"] | None = None
+    widths: dict[str, dict[str, int]] = field(default_factory=dict)
+    not_removed: dict[str, str] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)
 
     def next_stage(self) -> None:

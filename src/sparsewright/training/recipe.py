@@ -18,18 +18,21 @@ from pydantic import (
     model_validator,
 )
 
-from sparsewright.training.duration import Duration
+from sparsewright.training.auto_duration import StageDuration, method_steps
+from sparsewright.training.duration import Duration, moment_to_steps
 from sparsewright.training.lr_schedule import AnySchedule, ConstantSchedule
 from sparsewright.training.merging import Tree, as_section, merge
 from sparsewright.training.method_options import (
     DENSE,
     check_method,
     check_method_defaults,
-    known_methods,
     one_shot_methods,
     options_in_force,
 )
 from sparsewright.training.optimizers import AnyOptimizer, SGDSettings
+from sparsewright.training.sparsity_setting import SparsitySetting
+from sparsewright.training.stage_checks import check_stages, sparsity_without_method
+from sparsewright.training.stage_errors import named_stage
 
 
 class StageError(ValueError):
@@ -43,13 +46,12 @@ class StageError(ValueError):
         self.index = index
 
 
-def _positive(value: Duration) -> Duration:
-    if value.amount <= 0:
+def _positive(value: Any) -> Any:
+    if isinstance(value, Duration) and value.amount <= 0:
         raise ValueError(f"a duration is longer than zero, got {value}")
     return value
 
 
-Sparsity = Annotated[float, Field(ge=0, lt=1)]
 PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
 
 
@@ -119,34 +121,36 @@ class Defaults(BaseModel):
     """The keys that every stage inherits and may override.
 
     Attributes:
-        duration: length of a train stage.
+        duration: length of a train stage; "auto" for as long as the schedule of its method needs.
         optimizer: which optimizer, its base learning rate and its settings.
         schedule: the learning rate over a train stage.
         label_smoothing: share of the target spread over all classes, in [0, 1).
         gradient_clip: largest norm of the whole gradient; None for no clipping.
         method: how the model gets sparse.
-        sparsity: fraction of zeros among the sparsified weights at the end; needed by every method but dense.
+        sparsity: fraction of zeros among the sparsified weights at the end, or of what each layer removes by pattern
+            over names or by stage of the network; needed by every method but dense.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    duration: PositiveDuration
+    duration: Annotated[StageDuration, AfterValidator(_positive)]
     optimizer: AnyOptimizer = SGDSettings()
     schedule: AnySchedule = ConstantSchedule()
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     gradient_clip: float | None = Field(default=None, gt=0)
     method: MethodSettings = MethodSettings()
-    sparsity: Sparsity | None = None
+    sparsity: SparsitySetting | None = None
 
 
-StageKind = Literal["train", "prune", "evaluate"]
+StageKind = Literal["train", "prune", "shrink", "evaluate"]
 
 
 class Stage(Defaults):
     """One stage with everything it inherits filled in.
 
     Attributes:
-        kind: "train", "prune" (one shot; later dense stages hold its masks) or "evaluate".
+        kind: "train", "prune" (one shot; later dense stages hold its masks), "shrink" (a smaller network without the
+            filters or channels that the stage before removed) or "evaluate".
         name: how metrics call it.
     """
 
@@ -167,6 +171,11 @@ class Stage(Defaults):
         """Whether this stage makes the model sparse itself."""
         return self.kind == "prune" or (self.kind == "train" and self.method.name != DENSE)
 
+    @property
+    def removes_connections(self) -> bool:
+        """Whether the network has fewer connections after this stage."""
+        return self.needs_sparsity or self.kind == "shrink"
+
 
 class StageOverrides(BaseModel):
     """A stage as it is written: what it is, and the inherited keys that it changes."""
@@ -175,13 +184,13 @@ class StageOverrides(BaseModel):
 
     kind: StageKind = "train"
     name: str | None = None
-    duration: Duration | None = None
+    duration: StageDuration | None = None
     optimizer: dict[str, Any] | None = None
     schedule: dict[str, Any] | None = None
     label_smoothing: float | None = None
     gradient_clip: float | None = None
     method: dict[str, Any] | None = None
-    sparsity: float | None = None
+    sparsity: SparsitySetting | None = None
 
     @field_validator("optimizer", "schedule", "method", mode="before")
     @classmethod
@@ -190,7 +199,12 @@ class StageOverrides(BaseModel):
 
     @model_validator(mode="after")
     def _usable(self) -> StageOverrides:
-        used = {"train": set(type(self).model_fields), "prune": {"method", "sparsity"}, "evaluate": {"label_smoothing"}}
+        used = {
+            "train": set(type(self).model_fields),
+            "prune": {"method", "sparsity"},
+            "shrink": set(),
+            "evaluate": {"label_smoothing"},
+        }
         for key in sorted(self.model_fields_set - {"kind", "name"} - used[self.kind]):
             raise ValueError(f"{key} has no meaning in a stage of kind {self.kind}")
         return self
@@ -231,7 +245,8 @@ class Recipe(Defaults):
         inherited = self.model_dump(mode="json", include=set(Defaults.model_fields))
         stages = tuple(self._resolve_stage(index, stage, inherited) for index, stage in enumerate(self.stages))
         if self.sparsity is not None and not any(stage.needs_sparsity for stage in stages):
-            raise ValueError(_sparsity_without_method(self.sparsity))
+            raise ValueError(sparsity_without_method(self.sparsity))
+        check_stages(stages, [self.method_options(stage) for stage in stages])
         self._resolved = stages
         return self
 
@@ -245,7 +260,7 @@ class Recipe(Defaults):
         except ValidationError as error:
             raise StageError(error, tree, frozenset(written), index) from error
         if written.get("sparsity") is not None and not resolved.needs_sparsity:
-            raise ValueError(f"in stages.{index}: {_sparsity_without_method(written['sparsity'])}")
+            raise ValueError(f"in stages.{index}: {sparsity_without_method(written['sparsity'])}")
         return resolved
 
     def _stage_name(self, index: int) -> str:
@@ -261,6 +276,23 @@ class Recipe(Defaults):
         """The options that ``stage`` gives its method: the recipe's ``method_defaults`` it has, then its own."""
         return options_in_force(stage.method.name, self.method_defaults, stage.method.options)
 
+    def method_options_in_steps(self, stage: Stage, steps_per_epoch: int) -> dict[str, Any]:
+        """The same with durations turned into steps."""
+        return {key: moment_to_steps(value, steps_per_epoch) for key, value in self.method_options(stage).items()}
+
+    def stage_steps(self, stage: Stage, steps_per_epoch: int) -> int:
+        """Optimizer steps of ``stage`` at most; 0 if it does not train.
+
+        Raises:
+            ValueError, TypeError: its duration is auto, and its method refuses an option that decides it.
+        """
+        if stage.kind != "train":
+            return 0
+        if isinstance(stage.duration, Duration):
+            return stage.duration.steps(steps_per_epoch)
+        with named_stage(stage):
+            return method_steps(stage.method.name, self.method_options_in_steps(stage, steps_per_epoch))
+
     def resolved(self) -> dict[str, Any]:
         """Plain values from which the same recipe can be loaded again, with nothing left to extend."""
         tree = self.model_dump(mode="json", exclude_none=True)
@@ -275,10 +307,9 @@ class Recipe(Defaults):
         """
         settings = self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "summary"})
         settings["named"] = [self.optimizer.name, self.schedule.name]
+        # Of patterns the first that matches counts, and the text below is sorted.
+        orders = [list(level.sparsity) for level in (self, *self.stages) if isinstance(level.sparsity, dict)]
+        if orders:
+            settings["orders"] = orders
         text = json.dumps({"settings": settings, "seed": seed}, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _sparsity_without_method(sparsity: float) -> str:
-    example = known_methods()[0]
-    return f"sparsity={sparsity:g} has no effect with method dense; choose a method, for example method={example}"

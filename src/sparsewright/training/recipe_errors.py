@@ -18,6 +18,7 @@ from sparsewright.training.recipe import (
     StageError,
     StageOverrides,
 )
+from sparsewright.training.sparsity_setting import KINDS
 from sparsewright.training.suggestions import nearest
 
 _SECTIONS: dict[str, type[BaseModel]] = {"data": DataSettings, "model": ModelSettings, "method": MethodSettings}
@@ -66,10 +67,12 @@ def _explain_stage(problem: StageError) -> str:
 
 
 def _without_tags(location: tuple[int | str, ...]) -> Iterator[int | str]:
-    """Pydantic puts the name of the chosen optimizer or schedule into the path; the user did not write it there."""
+    """Pydantic puts the name of the chosen optimizer or schedule, and the kind of a sparsity, into the path; the user
+    did not write it there.
+    """
     for index, part in enumerate(location):
         before = location[index - 1] if index else None
-        if before in _TAGGED and part in _TAGGED[str(before)]:
+        if part in (KINDS if before == "sparsity" else _TAGGED.get(str(before), ())):
             continue
         yield part
 

@@ -1,4 +1,4 @@
-"""A whole run: train a recipe into a folder, resume it, evaluate it, load it."""
+"""A whole run: train a recipe into a folder, resume it, evaluate it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,6 @@ from sparsewright.training.checkpoint import (
 from sparsewright.training.fading import warn_of_slow_fading
 from sparsewright.training.folder import (
     CHECKPOINT,
-    RECIPE,
-    SETTINGS,
     SUMMARY,
     WEIGHTS,
     Prepared,
@@ -41,41 +39,29 @@ from sparsewright.training.folder import (
     only_here,
     prepare_folder,
     read_settings,
-    read_summary,
     recorded_start,
 )
 from sparsewright.training.launch import deterministic, launch, own_threads, resolve_device, without_noise
+from sparsewright.training.loaded_run import LoadedRun, load_run
 from sparsewright.training.logging import Reporter
 from sparsewright.training.loop import evaluate_model
-from sparsewright.training.masks_file import MASKS, refuse_masks, save_masks
+from sparsewright.training.masks_file import MASKS, save_masks
 from sparsewright.training.opening import create_recipe_model, data_facts, open_recipe_data
 from sparsewright.training.progress import Progress
 from sparsewright.training.recipe import Recipe
-from sparsewright.training.recipe_files import load_recipe
+from sparsewright.training.removal_checks import check_removals
+from sparsewright.training.shrinking import (
+    DenseNetwork,
+    describe_dense,
+    example_images,
+    take_widths,
+    widths_facts,
+)
 from sparsewright.training.stages import Session, derived_seed, run_stage
 from sparsewright.training.start import FROM_SEED, Start, begin, check_start, check_steps, record_start
 from sparsewright.training.summary import build_summary
-from sparsewright.training.weights import load_weights, read_metadata, save_weights
+from sparsewright.training.weights import save_weights
 from sparsewright.training.zeros import zero_fraction
-
-
-@dataclass(frozen=True)
-class LoadedRun:
-    """A finished run in memory.
-
-    Attributes:
-        model: the final model on the CPU, in evaluation mode.
-        recipe: its recipe.
-        summary: the content of summary.json, or None where there is none beside the weights.
-        input_shape: (channels, height, width) of one image.
-        settings: the content of run.json, or None where there is none beside the weights.
-    """
-
-    model: nn.Module
-    recipe: Recipe
-    summary: dict[str, Any] | None
-    input_shape: tuple[int, int, int]
-    settings: RunSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -168,7 +154,7 @@ def evaluate(
     Returns:
         accuracy (per cent), loss, images, split, precision, sparsity (zeros among the layers' weights) and recipe.
     """
-    run = load_run(target)
+    run: LoadedRun = load_run(target)
     if split not in ("test", "validation"):
         raise ValueError(f"split must be test or validation, got {split!r}")
     if split == "validation" and not run.recipe.data.validation:
@@ -193,46 +179,6 @@ def evaluate(
 
     with without_noise():
         return launch(work, None, device=device, devices=1, precision=precision)
-
-
-def load_run(target: Path) -> LoadedRun:
-    """Loads the final model of a run.
-
-    Args:
-        target: a run folder, or a model.safetensors beside a recipe.yaml.
-
-    Raises:
-        FileNotFoundError: there is no such run, or it is not finished.
-        ValueError: its files are damaged or do not fit each other.
-    """
-    target = Path(target)
-    weights = target / WEIGHTS if target.is_dir() else target
-    folder = weights.parent
-    if not weights.is_file():
-        unfinished = "; the run there is not finished, go on with --resume" if (folder / RECIPE).is_file() else ""
-        raise FileNotFoundError(f"there is no {weights}{unfinished}")
-    _refuse_other_formats(weights)
-    if not (folder / RECIPE).is_file():
-        raise FileNotFoundError(f"there is no {RECIPE} beside {weights}, which says what model it is")
-    recipe = load_recipe(str(folder / RECIPE))
-    facts = read_metadata(weights)
-    model = create_recipe_model(recipe, facts, seed=None, load_weights=False)
-    load_weights(weights, model)
-    summary = read_summary(folder) if (folder / SUMMARY).is_file() else None
-    settings = read_settings(folder) if (folder / SETTINGS).is_file() else None
-    shape = (facts["in_channels"], facts["image_size"], facts["image_size"])
-    return LoadedRun(model.eval(), recipe, summary, shape, settings)
-
-
-def _refuse_other_formats(weights: Path) -> None:
-    try:
-        refuse_masks(weights)
-    except ValueError as error:
-        if weights.suffix == Path(WEIGHTS).suffix:
-            raise
-        what = f"a run folder, the {WEIGHTS} in one, or, by inspect, an HDF5 file (.hdf5, .h5)"
-        published = "other checkpoints can be evaluated with eval --model NAME --weights FILE --data NAME"
-        raise ValueError(f"{error}; what is read is {what}; {published}") from error
 
 
 def _train_on_rank(fabric: Fabric, job: _Job) -> dict[str, Any]:
@@ -260,17 +206,18 @@ def _train_in_folder(fabric: Fabric, job: _Job) -> dict[str, Any]:
     saved = load_checkpoint(checkpoint) if job.resume and checkpoint.exists() else None
     data = _open(fabric, job.recipe, job.data_dir, job.seed, job.download, job.recipe.data.validation)
     stages = job.recipe.resolved_stages()
-    check_steps(job.start, job.stop, stages[0].duration.steps(len(data.train)))
-    if first_rank and saved is None:
-        warn_of_slow_fading(job.recipe, len(data.train))
-    model, progress = _begin_or_resume(job, data, saved)
+    check_steps(job.start, job.stop, job.recipe.stage_steps(stages[0], len(data.train)))
+    model, progress, dense = _begin_or_resume(job, data, saved)
     model.to(fabric.device)
-    example = torch.zeros(1, data.in_channels, data.image_size, data.image_size, device=fabric.device)
-    flops = layer_flops(model, example)
+    example = example_images(data.in_channels, data.image_size, fabric.device)
+    if saved is None:
+        check_removals(job.recipe, model, example, len(data.train))
+    if saved is None and first_rank:
+        warn_of_slow_fading(job.recipe, len(data.train))
     seed_everything(derived_seed(job.seed, "training", fabric.global_rank))
     if saved is not None:
         set_random_state(saved["random"][fabric.global_rank], fabric.device)
-    schedule = sum(stage.duration.steps(len(data.train)) for stage in stages if stage.kind == "train")
+    schedule = sum(job.recipe.stage_steps(stage, len(data.train)) for stage in stages)
     total_steps = (schedule if job.stop is None else job.stop) - job.start.step
     with Reporter(
         job.folder if first_rank else None,
@@ -282,16 +229,28 @@ def _train_in_folder(fabric: Fabric, job: _Job) -> dict[str, Any]:
     ) as reporter:
 
         def save(optimizer: Mapping[str, Any] | None, sparsifier: Mapping[str, Any] | None) -> None:
-            _save(fabric, checkpoint, model, progress, optimizer, sparsifier)
+            _save(fabric, checkpoint, session.model, progress, optimizer, sparsifier)
 
-        session = Session(fabric, job.recipe, job.seed, data, model, flops, progress, reporter, save, job.stop)
+        session = Session(
+            fabric=fabric,
+            recipe=job.recipe,
+            seed=job.seed,
+            data=data,
+            model=model,
+            dense=dense,
+            layer_flops=layer_flops(model, example) if progress.widths else dense.layer_flops,
+            progress=progress,
+            reporter=reporter,
+            save=save,
+            stop=job.stop,
+        )
         while progress.stage < len(stages):
             within = saved if saved is not None and saved["optimizer"] is not None else None
             run_stage(session, stages[progress.stage], within)
             saved = None
-    summary = build_summary(job.recipe, job.seed, model, progress, flops)
+    summary = build_summary(job.recipe, job.seed, session.model, progress, session.layer_flops, dense)
     if first_rank:
-        save_weights(job.folder / WEIGHTS, model, data_facts(data))
+        save_weights(job.folder / WEIGHTS, session.model, data_facts(data) | widths_facts(progress.widths))
         if progress.masks:
             save_masks(job.folder / MASKS, MaskSet(progress.masks))
         write_text(job.folder / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
@@ -299,14 +258,19 @@ def _train_in_folder(fabric: Fabric, job: _Job) -> dict[str, Any]:
     return summary
 
 
-def _begin_or_resume(job: _Job, data: Data, saved: Mapping[str, Any] | None) -> tuple[nn.Module, Progress]:
+def _begin_or_resume(
+    job: _Job, data: Data, saved: Mapping[str, Any] | None
+) -> tuple[nn.Module, Progress, DenseNetwork]:
     """The model on the CPU and how far its run is: as the checkpoint ``saved`` has it, else at the start."""
     fresh = saved is None and job.start.weights is None
     model = create_recipe_model(job.recipe, data_facts(data), job.seed, load_weights=fresh)
+    dense = describe_dense(model, example_images(data.in_channels, data.image_size, torch.device("cpu")))
     if saved is None:
-        return model, begin(job.start, model, len(data.train))
+        return model, begin(job.start, model, len(data.train)), dense
+    progress = Progress.from_state(saved["progress"])
+    take_widths(model, progress.widths, job.folder / CHECKPOINT)
     model.load_state_dict(saved["model"])
-    return model, Progress.from_state(saved["progress"])
+    return model, progress, dense
 
 
 def _agree_on_folder(fabric: Fabric, job: _Job) -> Prepared:

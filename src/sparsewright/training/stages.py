@@ -1,4 +1,4 @@
-"""What each kind of stage does: train, prune in one shot, evaluate."""
+"""What each kind of stage does: train, prune in one shot, shrink, evaluate."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 import sparsewright as sw
+from sparsewright.analysis.flops import layer_flops
 from sparsewright.data import Data, Loader
 from sparsewright.methods.gsm import GradientError
 from sparsewright.methods.rpg import NO_RANK_LOSS
+from sparsewright.training.auto_duration import AUTO, StageEnd
 from sparsewright.training.costs import TrainingCost, dense_gradient_need
-from sparsewright.training.duration import moment_to_steps
 from sparsewright.training.errors import RecipeError
 from sparsewright.training.logging import Reporter
 from sparsewright.training.loop import Result, StepReport, Trainer, TrainingError, check_finite, evaluate_model
@@ -28,6 +29,8 @@ from sparsewright.training.optimizers import build_optimizer
 from sparsewright.training.progress import Progress
 from sparsewright.training.rank_log import average_ranks, passes_multiple
 from sparsewright.training.recipe import Recipe, Stage, StageKind
+from sparsewright.training.shrinking import DenseNetwork, example_images, remember_groups, shrink_network
+from sparsewright.training.stage_errors import named_stage
 from sparsewright.training.zeros import zero_fraction
 
 
@@ -40,8 +43,9 @@ class Session:
         recipe: the recipe.
         seed: everything random derives from it.
         data: the opened data set.
-        model: the plain model on its device.
-        layer_flops: dense forward FLOPs per image by parameter name.
+        model: the plain model on its device; a shrink stage replaces it by a smaller one.
+        dense: the recipe's network as it is before any shrink stage.
+        layer_flops: dense forward FLOPs per image of the model by parameter name.
         progress: how far the run is.
         reporter: where results go.
         save: writes the checkpoint, with the states of optimizer and sparsifier of an unfinished stage.
@@ -53,6 +57,7 @@ class Session:
     seed: int
     data: Data
     model: nn.Module
+    dense: DenseNetwork
     layer_flops: Mapping[str, float]
     progress: Progress
     reporter: Reporter
@@ -60,12 +65,17 @@ class Session:
     stop: int | None = None
 
     def stage_steps(self, stage: Stage) -> int:
-        """Optimizer steps of ``stage``; 0 if it does not train."""
-        return stage.duration.steps(len(self.data.train)) if stage.kind == "train" else 0
+        """Optimizer steps of ``stage`` at most; 0 if it does not train."""
+        return self.recipe.stage_steps(stage, len(self.data.train))
 
-    def last_step(self, stage: Stage) -> int:
-        """The step of ``stage`` before which it ends here."""
-        return self.stage_steps(stage) if self.stop is None else self.stop
+    def stage_end(self, stage: Stage, sparsifier: sw.Sparsifier | None) -> StageEnd:
+        """Where ``stage`` ends here."""
+        last = self.stage_steps(stage) if self.stop is None else self.stop
+        return StageEnd(last, sparsifier if stage.duration == AUTO else None)
+
+    def example(self) -> Tensor:
+        """Images such as those of the data, on the model's device."""
+        return example_images(self.data.in_channels, self.data.image_size, self.fabric.device)
 
 
 def derived_seed(seed: int, purpose: str, index: int = 0) -> int:
@@ -85,6 +95,8 @@ def run_stage(session: Session, stage: Stage, saved: Mapping[str, Any] | None) -
         _train(session, stage, saved)
     elif stage.kind == "prune":
         _prune(session, stage)
+    elif stage.kind == "shrink":
+        _shrink(session, stage)
     else:
         _report(session, stage, None, 0.0, 0.0)
     session.progress.next_stage()
@@ -96,7 +108,6 @@ def _train(session: Session, stage: Stage, saved: Mapping[str, Any] | None) -> N
     total = session.stage_steps(stage)
     if total < 1:
         raise RecipeError(f"stage {stage.name}: duration {stage.duration} is less than one optimizer step")
-    last = session.last_step(stage)
     wrapped = session.fabric.setup_module(session.model)
     optimizer = build_optimizer(session.model, stage.optimizer)
     sparsifier = _attach(session, stage, optimizer, total)
@@ -107,19 +118,21 @@ def _train(session: Session, stage: Stage, saved: Mapping[str, Any] | None) -> N
             if sparsifier is not None:
                 sparsifier.load_state_dict(saved["sparsifier"])
         options = session.recipe.method_options(stage)
-        cost = TrainingCost(session.layer_flops, sparsifier, dense_gradient_need(stage.method.name, options))
+        need = dense_gradient_need(stage.method.name, options)
+        cost = TrainingCost(session.layer_flops, sparsifier, need, session.dense.layer_flops)
+        end = session.stage_end(stage, sparsifier)
         trainer = _trainer(session, stage, wrapped, optimizer, cost, total, sparsifier)
         epochs = -(-total // len(data.train))
-        if progress.step >= last:
+        if end.reached(progress.step):
             _report(session, stage, None, 0.0, 0.0, sparsifier, kind="evaluate")
-        while progress.step < last:
+        while not end.reached(progress.step):
             session.reporter.start_epoch(stage.name, progress.epoch + 1, epochs, _sparsity(session, sparsifier))
-            trained = _train_epoch(session, trainer, cost, last)
-            if progress.step >= last and sparsifier is not None:
+            trained = _train_epoch(session, trainer, cost, end.step)
+            if end.reached(progress.step) and sparsifier is not None:
                 _report_last(session, stage, sparsifier, *trained)
                 break
             _report(session, stage, *trained, sparsifier)
-            if progress.step < last:
+            if not end.reached(progress.step):
                 session.save(optimizer.state_dict(), sparsifier.state_dict() if sparsifier is not None else None)
     finally:
         if sparsifier is not None:
@@ -151,6 +164,7 @@ def _trainer(
         label_smoothing=stage.label_smoothing,
         gradient_clip=stage.gradient_clip,
         after_step=after_step,
+        finished=session.stage_end(stage, sparsifier).finished,
     )
 
 
@@ -195,15 +209,12 @@ def _attach(session: Session, stage: Stage, optimizer: torch.optim.Optimizer, to
             return None
         held = sw.MaskSet({name: mask.clone() for name, mask in masks.items()})
         return sw.create("static", session.model, optimizer, masks=held, total_steps=total, include=sorted(masks))
-    try:
+    with named_stage(stage):
         return _create(session, stage, optimizer, total)
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"stage {stage.name}, method {stage.method.name}: {error}") from error
 
 
 def _create(session: Session, stage: Stage, optimizer: torch.optim.Optimizer, total: int) -> sw.Sparsifier:
-    steps = len(session.data.train)
-    options = {key: moment_to_steps(value, steps) for key, value in session.recipe.method_options(stage).items()}
+    options = session.recipe.method_options_in_steps(stage, len(session.data.train))
     sparsifier = sw.create(
         stage.method.name,
         session.model,
@@ -226,6 +237,13 @@ def _prune(session: Session, stage: Stage) -> None:
     _report(session, stage, None, 0.0, 0.0, sparsifier)
 
 
+def _shrink(session: Session, stage: Stage) -> None:
+    first_rank = session.fabric.global_rank == 0
+    session.model = shrink_network(session.model, session.example(), session.progress, announce=first_rank)
+    session.layer_flops = layer_flops(session.model, session.example())
+    _report(session, stage, None, 0.0, 0.0)
+
+
 def _report_last(
     session: Session, stage: Stage, sparsifier: sw.Sparsifier, trained: Result, rate: float, seconds: float
 ) -> None:
@@ -242,6 +260,7 @@ def _report_last(
 def _finalize(session: Session, sparsifier: sw.Sparsifier) -> None:
     sparsifier.finalize()
     session.progress.masks = {name: mask.detach().cpu().clone() for name, mask in sparsifier.masks.items()}
+    remember_groups(session.progress, sparsifier)
 
 
 def _report(
@@ -271,18 +290,18 @@ def _report(
         "sparsity": _sparsity(session, sparsifier),
         "seconds": seconds,
     }
-    if _ranks_due(session, stage, trained):
+    if _ranks_due(session, stage, trained, sparsifier):
         line |= average_ranks(session.model)
     progress.metrics.append(line)
     session.reporter.end_epoch(line)
 
 
-def _ranks_due(session: Session, stage: Stage, trained: Result | None) -> bool:
+def _ranks_due(session: Session, stage: Stage, trained: Result | None, sparsifier: sw.Sparsifier | None) -> bool:
     """Whether the ranks belong into the next line: by their interval, at the end of a stage, and without training."""
     if session.recipe.log_rank_every is None:
         return False
     progress = session.progress
-    if trained is None or progress.step >= session.last_step(stage):
+    if trained is None or session.stage_end(stage, sparsifier).reached(progress.step):
         return True
     before = progress.metrics[-1]["step"] if progress.metrics else 0
     interval = max(session.recipe.log_rank_every.steps(len(session.data.train)), 1)
@@ -290,9 +309,9 @@ def _ranks_due(session: Session, stage: Stage, trained: Result | None) -> bool:
 
 
 def _schedule_ended(session: Session, sparsifier: sw.Sparsifier | None) -> bool:
-    """Whether the model has its final connections: nothing later makes it sparse, and its topology moves no more."""
+    """Whether the model has its final connections: nothing later removes any, and its topology moves no more."""
     later = session.recipe.resolved_stages()[session.progress.stage + 1 :]
-    if any(stage.needs_sparsity for stage in later):
+    if any(stage.removes_connections for stage in later):
         return False
     return sparsifier is None or (sparsifier.finished and bool(sparsifier.masks))
 

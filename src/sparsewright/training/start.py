@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparsewright.checks import check_count, join_names
-from sparsewright.export import is_hdf5, load_hdf5
+from sparsewright.export import is_hdf5, load_hdf5, read_hdf5_metadata
 from sparsewright.masks import MaskSet
 from sparsewright.scope import named_parameters
 from sparsewright.training.errors import RecipeError
@@ -20,7 +20,8 @@ from sparsewright.training.masks_file import MASKS, holds_masks, load_masks, ref
 from sparsewright.training.method_options import DENSE
 from sparsewright.training.progress import Progress
 from sparsewright.training.recipe import Recipe
-from sparsewright.training.weights import WEIGHTS, check_shape, fill_model, read_tensors
+from sparsewright.training.shrinking import WIDTHS, take_widths
+from sparsewright.training.weights import WEIGHTS, check_shape, file_metadata, fill_model, read_tensors
 
 
 @dataclass(frozen=True)
@@ -149,20 +150,30 @@ def record_start(start: Start, stop: int | None, known: StartRecord | None = Non
 def begin(start: Start, model: nn.Module, steps_per_epoch: int) -> Progress:
     """Fills ``model`` with the weights and masks of ``start`` and returns the progress to train on from.
 
+    Where the weights are of a network that was shrunk, the model is made as small as that first.
+
     Raises:
         FileNotFoundError: a file is not there.
         ValueError: a file is damaged or does not fit the model, or the masks keep no weight.
     """
-    if start.weights is not None:
-        path = _file(start.weights, WEIGHTS)
-        fill_model(model, _read_weights(path), path)
     epoch = start.step // steps_per_epoch
     progress = Progress(step=start.step, epoch=epoch, skipped_epochs=epoch)
+    if start.weights is not None:
+        path = _file(start.weights, WEIGHTS)
+        progress.widths = _read_widths(path)
+        take_widths(model, progress.widths, path)
+        fill_model(model, _read_weights(path), path)
     if start.masks is not None:
         masks = _read_masks(_file(start.masks, MASKS), model)
         masks.apply(model)
         progress.masks = dict(masks)
     return progress
+
+
+def _read_widths(path: Path) -> dict[str, dict[str, int]]:
+    """The widths in the file of a shrunk network; empty for any other file of weights."""
+    metadata = read_hdf5_metadata(path) if is_hdf5(path) else file_metadata(path)
+    return dict((metadata or {}).get(WIDTHS) or {})
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

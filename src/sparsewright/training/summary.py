@@ -15,16 +15,24 @@ from sparsewright.training.loop import TrainingError
 from sparsewright.training.progress import Progress
 from sparsewright.training.rank_log import logged_ranks
 from sparsewright.training.recipe import Recipe
+from sparsewright.training.shrinking import DenseNetwork
 
 _PACKAGES = ("sparsewright", "torch", "torchvision", "lightning", "numpy", "safetensors")
 
 
 def build_summary(
-    recipe: Recipe, seed: int, model: nn.Module, progress: Progress, layer_flops: Mapping[str, float]
+    recipe: Recipe,
+    seed: int,
+    model: nn.Module,
+    progress: Progress,
+    layer_flops: Mapping[str, float],
+    dense: DenseNetwork,
 ) -> dict[str, Any]:
     """The content of summary.json, counted on the weights that are saved.
 
-    ``sparsity`` and ``kept_parameters`` count masks, ``nonzero_parameters`` the values: a kept weight can be zero.
+    ``sparsity`` and ``kept_parameters`` count masks, ``nonzero_parameters`` the values: a kept weight can be zero. All
+    of them, and ``layers``, are of the network that is saved; what a shrink stage took out counts in the figures of the
+    ``dense`` network.
 
     Raises:
         TrainingError: a weight outside the masks is not zero.
@@ -37,6 +45,7 @@ def build_summary(
     pruned = sum(mask.numel() - int(mask.count_nonzero()) for mask in masks.values())
     scoped = sum(mask.numel() for mask in masks.values())
     sparsity = pruned / scoped if scoped else 0.0
+    flops_dense, flops_sparse = inference_flops(dense.layer_flops, {}), inference_flops(layer_flops, density)
     last = progress.metrics[-1] if progress.metrics else {}
     sparse_stages = [stage for stage in recipe.resolved_stages() if stage.needs_sparsity]
     return {
@@ -52,15 +61,19 @@ def build_summary(
         "evaluated_on": "validation" if recipe.data.validation else "test",
         "epochs": progress.total_epochs,
         "steps": progress.total_steps,
+        "shrunk": bool(progress.widths),
+        "not_removed": progress.not_removed,
         "parameters": total,
+        "parameters_dense": dense.parameters,
         "nonzero_parameters": sum(int(parameter.count_nonzero()) for parameter in parameters.values()),
         "kept_parameters": total - pruned,
         "layers": {
             name: {"shape": list(parameters[name].shape), "sparsity": 1.0 - density.get(name, 1.0)}
             for name in {**layer_flops, **density}
         },
-        "inference_flops_dense": inference_flops(layer_flops, {}),
-        "inference_flops_sparse": inference_flops(layer_flops, density),
+        "inference_flops_dense": flops_dense,
+        "inference_flops_sparse": flops_sparse,
+        "theoretical_speedup": flops_dense / flops_sparse if flops_sparse else None,
         "training_flops_dense": progress.flops_dense,
         "training_flops_sparse": progress.flops_sparse,
         **logged_ranks(last),

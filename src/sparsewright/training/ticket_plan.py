@@ -15,6 +15,7 @@ from sparsewright.training.errors import RecipeError
 from sparsewright.training.fading import warn_of_slow_fading
 from sparsewright.training.opening import create_recipe_model, data_facts, open_recipe_data
 from sparsewright.training.recipe import Recipe
+from sparsewright.training.sparsity_setting import describe_sparsity
 from sparsewright.training.ticket_recipes import (
     FINDS,
     GSM,
@@ -104,7 +105,7 @@ def plan_ticket(
         validation=base.data.validation,
         download=download,
     )
-    step = _steps(rewind_step, len(data.train), base.duration.steps(len(data.train)))
+    step = _steps(rewind_step, len(data.train), base.stage_steps(base.resolved_stages()[0], len(data.train)))
     searches = _searches(recipe, chosen, target, count)
     _check_search(searches[-1], data, seed)
     warn_of_unused_stages(recipe)
@@ -118,10 +119,17 @@ def round_sparsities(sparsity: float, rounds: int) -> list[float]:
 
 
 def _sparsity(recipe: Recipe, find: str, given: float | None) -> float:
-    sparsity = given if given is not None else recipe_sparsity(recipe, GSM if find == GSM else MAGNITUDE)
+    if given is not None:
+        return check_sparsity(given)
+    sparsity = recipe_sparsity(recipe, GSM if find == GSM else MAGNITUDE)
     if sparsity is None:
         raise RecipeError(f"recipe {recipe.name} gives no sparsity; say which the ticket shall have, for example 0.9")
-    return check_sparsity(sparsity)
+    if not isinstance(sparsity, float):
+        raise RecipeError(
+            f"recipe {recipe.name} gives ratios by layer, {describe_sparsity(sparsity)}, and a ticket has one "
+            "sparsity; say which, for example 0.9"
+        )
+    return sparsity
 
 
 def _searches(recipe: Recipe, find: str, sparsity: float, rounds: int) -> tuple[Recipe, ...]:

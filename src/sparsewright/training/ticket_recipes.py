@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsewright.checks import join_names
+from sparsewright.ratios import Ratios
 from sparsewright.training.errors import RecipeError
 from sparsewright.training.method_options import DENSE, options_in_force
 from sparsewright.training.recipe import Recipe, Stage
@@ -52,7 +53,7 @@ def method_stage(recipe: Recipe, method: str) -> Stage | None:
     return next((stage for stage in recipe.resolved_stages() if _makes_sparse_by(stage, method)), None)
 
 
-def recipe_sparsity(recipe: Recipe, method: str) -> float | None:
+def recipe_sparsity(recipe: Recipe, method: str) -> Ratios | None:
     """The sparsity that the recipe gives to ``method``, or else to its first sparse stage; None without one."""
     sparse = [stage for stage in recipe.resolved_stages() if stage.needs_sparsity]
     by_method = [stage for stage in sparse if _makes_sparse_by(stage, method)]

@@ -1,0 +1,41 @@
+"""The sparsity that a recipe may ask for: one number, or ratios by pattern or by stage of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Field, PlainValidator, Tag
+
+from sparsewright.ratios import Ratios, check_ratios
+
+KINDS = frozenset({"number", "ratios"})
+"""What pydantic puts into the path of an error about a sparsity."""
+
+
+def _kind(value: Any) -> str:
+    return "ratios" if isinstance(value, (Mapping, list, tuple)) else "number"
+
+
+def _ratios(value: Any) -> Ratios:
+    try:
+        return check_ratios(value)
+    except TypeError as error:
+        # pydantic turns a ValueError into an error of the recipe, and lets a TypeError through.
+        raise ValueError(str(error)) from error
+
+
+SparsitySetting = Annotated[
+    Annotated[float, Field(ge=0, lt=1), Tag("number")]
+    | Annotated[dict[str, float] | list[float], PlainValidator(_ratios), Tag("ratios")],
+    Discriminator(_kind),
+]
+
+
+def describe_sparsity(sparsity: Ratios) -> str:
+    """A sparsity in as few characters as say it, such as ``0.9`` or ``[0, 0.75, 0]``."""
+    if isinstance(sparsity, dict):
+        return "{" + ", ".join(f"{pattern}: {ratio:g}" for pattern, ratio in sparsity.items()) + "}"
+    if isinstance(sparsity, list):
+        return "[" + ", ".join(f"{ratio:g}" for ratio in sparsity) + "]"
+    return f"{sparsity:g}"
