@@ -23,9 +23,8 @@ from torch.optim import SGD
 
 import sparsewright as sw
 from sparsewright.data import Data
-from sparsewright.training import load_run
+from sparsewright.training import LoadedRun, load_run
 from sparsewright.training.opening import open_recipe_data
-from sparsewright.training.run import LoadedRun
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shrink_networks import Joined
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
 from toys import OddNet, backward, odd_batch, random_gradients, stack, train, weights_of
@@ -316,6 +318,30 @@ def test_removed_filters_output_exactly_zero_behind_their_norms(method: str, tra
     assert not out[:, removed].any()
     kept = sorted(set(range(12)) - set(removed.tolist()))
     assert out[:, kept].any()
+
+
+def small_densenet() -> nn.Module:
+    densenet = pytest.importorskip("torchvision").models.densenet
+    return densenet.DenseNet(growth_rate=4, block_config=(2, 2), num_init_features=8, num_classes=5)
+
+
+@pytest.mark.parametrize("granularity", ["filter", "channel"])
+@pytest.mark.parametrize("network", [Normed, Joined, small_densenet])
+def test_what_finalize_leaves_computes_what_shrink_returns(network: Callable[[], nn.Module], granularity: str) -> None:
+    torch.manual_seed(0)
+    model = network().double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight, module.bias, module.running_mean):
+                nn.init.normal_(tensor)  # type: ignore[arg-type]
+    x = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    sparsifier = sw.GReg1(model, optimizer, sparsity=0.5, granularity=granularity, **QUICK)
+    sparsifier.finalize()
+    small = sw.shrink(model, x, sparsifier.pruned_groups)
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+    for training in (False, True):
+        torch.testing.assert_close(small.train(training)(x), model.train(training)(x), atol=1e-9, rtol=0)
 
 
 class Branching(Normed):

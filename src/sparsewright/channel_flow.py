@@ -6,8 +6,8 @@ with a filter: the batch norms and depthwise convolutions that its output passes
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -38,12 +38,25 @@ _COMBINING = {*_ADDING, "mul", "mul_", "imul", "stack"}
 _ASKING = {"size", "dim", "getattr", "shape"}
 
 
+@dataclass(frozen=True)
+class Follower:
+    """A norm or depthwise convolution that a layer's filters pass through.
+
+    Attributes:
+        module: which.
+        offset: which of its channels the first filter is; None behind a reshaping, where a filter may be several.
+    """
+
+    module: nn.Module
+    offset: int | None
+
+
 @dataclass
 class _Path:
     """What one layer's output meets on its way to the layers that use it."""
 
     consumers: list[str] = field(default_factory=list)
-    followers: list[nn.Module] = field(default_factory=list)
+    followers: list[Follower] = field(default_factory=list)
     obstacles: list[str] = field(default_factory=list)
     reshaped: bool = False
     joined: bool = False
@@ -117,21 +130,19 @@ class ChannelFlow:
 
     def _sums(self, start: fx.Node) -> set[fx.Node]:
         """The additions that a layer's output takes part in before another layer uses it."""
-        found: set[fx.Node] = set()
+        seen: set[fx.Node] = set()
         waiting = list(start.users)
         while waiting:
             node = waiting.pop()
-            if node not in found and _is_addition(node):
-                found.add(node)
+            if node not in seen and (_is_addition(node) or self._visit(node, 0, _Path())):
                 waiting += list(node.users)
-            elif node.op != "output" and node not in found and self._visit(node, _Path()):
-                waiting += list(node.users)
-        return found
+            seen.add(node)
+        return {node for node in seen if _is_addition(node)}
 
-    def followers(self, name: str) -> list[nn.Module]:
-        """Norms and depthwise convolutions that the filters of the weight ``name`` pass through, each once."""
+    def followers(self, name: str) -> list[Follower]:
+        """Norms and depthwise convolutions that the filters of the weight ``name`` pass through."""
         path = self._paths.get(self._module_of.get(name, ""))
-        return [] if path is None else list({id(module): module for module in path.followers}.values())
+        return [] if path is None else path.followers
 
     def _is_layer(self, name: str) -> bool:
         module = self._modules[name]
@@ -150,40 +161,41 @@ class ChannelFlow:
     def _path(self, start: fx.Node) -> _Path:
         path = _Path()
         seen: set[fx.Node] = set()
-        waiting = [start]
+        waiting: list[tuple[fx.Node, int | None]] = [(start, 0)]
         while waiting:
-            node = waiting.pop()
+            node, offset = waiting.pop()
             for user in node.users:
-                if user not in seen and self._visit(user, path):
-                    waiting.append(user)
+                there = self._offset_in(user, node, offset)
+                if user not in seen and self._visit(user, there, path):
+                    waiting.append((user, there))
                 seen.add(user)
         return path
 
-    def _visit(self, node: fx.Node, path: _Path) -> bool:
-        """Note what a node does to the channels; whether to go on behind it."""
+    def _visit(self, node: fx.Node, offset: int | None, path: _Path) -> bool:
+        """Note what a node does to the channels from ``offset`` on; whether to go on behind it."""
         if node.op == "output":
             path.obstacles.append("is an output of the network")
             return False
         if node.op == "call_module":
-            return self._visit_module(str(node.target), path)
+            return self._visit_module(str(node.target), offset, path)
         name = _function_name(node)
         if name in _ASKING:
             return False
         path.reshaped |= name in _RESHAPING
         path.joined |= name in _JOINING
-        if name in _PASSING_FUNCTIONS or name in _JOINING or _scales(node, name):
+        if name in _PASSING_FUNCTIONS or (name in _JOINING and _joins_channels(node)) or _scales(node, name):
             return True
         other = "is added to or combined with other outputs" if name in _COMBINING else f"passes through {name}"
         path.obstacles.append(other)
         return False
 
-    def _visit_module(self, name: str, path: _Path) -> bool:
+    def _visit_module(self, name: str, offset: int | None, path: _Path) -> bool:
         module = self._modules[name]
         if self._is_layer(name):
             path.consumers.append(name)
             return False
         if isinstance(module, PER_CHANNEL_NORMS) or is_depthwise(module):
-            path.followers.append(module)
+            path.followers.append(Follower(module, offset))
             return True
         if isinstance(module, _PASSING_MODULES):
             path.reshaped |= isinstance(module, nn.Flatten)
@@ -191,13 +203,33 @@ class ChannelFlow:
         path.obstacles.append(f"passes through {type(module).__name__}")
         return False
 
+    def _offset_in(self, user: fx.Node, node: fx.Node, offset: int | None) -> int | None:
+        """Where the channels that lie at ``offset`` of a node are in what ``user`` makes of it."""
+        name = "" if user.op == "call_module" else _function_name(user)
+        if name in _JOINING and offset is not None:
+            inputs = list(user.all_input_nodes)
+            return offset + sum(self._channels(other) for other in inputs[: inputs.index(node)])
+        reshapes = name in _RESHAPING or isinstance(self._modules.get(str(user.target)), nn.Flatten)
+        return None if reshapes else offset
+
+    def _channels(self, node: fx.Node) -> int:
+        """The number of channels of a node's output, from the layers that make it."""
+        module = self._modules.get(str(node.target)) if node.op == "call_module" else None
+        for attribute in ("out_channels", "out_features", "num_features"):
+            if isinstance(size := getattr(module, attribute, None), int):
+                return size
+        inputs = node.all_input_nodes
+        if node.op != "call_module" and _function_name(node) in _JOINING:
+            return sum(self._channels(other) for other in inputs)
+        return self._channels(inputs[0]) if inputs else 0
+
 
 class TracingError(ValueError):
     """A forward pass that torch.fx cannot trace."""
 
 
 @torch.no_grad()
-def silence(layer_bias: nn.Parameter | None, followers: list[nn.Module], removed: Tensor) -> None:
+def silence(layer_bias: nn.Parameter | None, followers: Iterable[Follower], removed: Tensor) -> None:
     """Make removed filters output exactly 0 behind all that they pass through, in training and evaluation mode.
 
     Args:
@@ -205,12 +237,14 @@ def silence(layer_bias: nn.Parameter | None, followers: list[nn.Module], removed
         followers: of :meth:`ChannelFlow.followers`.
         removed: flags of the layer's filters, 1-D.
     """
-    tensors: list[Any] = [layer_bias]
-    for module in followers:
-        tensors += [getattr(module, name, None) for name in ("weight", "bias", "running_mean")]
-    for tensor in tensors:
-        if tensor is not None and len(tensor) == len(removed):
-            tensor[removed.to(tensor.device)] = 0
+    parts: list[Tensor] = [] if layer_bias is None else [layer_bias]
+    for follower in followers:
+        tensors = (getattr(follower.module, name, None) for name in ("weight", "bias", "running_mean"))
+        start = follower.offset
+        parts += [t if start is None else t[start : start + len(removed)] for t in tensors if t is not None]
+    for part in parts:
+        if len(part) == len(removed):
+            part[removed.to(part.device)] = 0
 
 
 def _traced(model: nn.Module) -> fx.Graph:
@@ -225,6 +259,13 @@ def _function_name(node: fx.Node) -> str:
     if node.op == "call_method":
         return str(node.target)
     return getattr(node.target, "__name__", str(node.target))
+
+
+def _joins_channels(node: fx.Node) -> bool:
+    """Whether a concatenation is one of different nodes along dimension 1."""
+    dimension = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    given = node.args[0] if node.args else node.kwargs.get("tensors", ())
+    return bool(dimension == 1) and isinstance(given, (list, tuple)) and len(set(given)) == len(given)
 
 
 def _is_addition(node: fx.Node) -> bool:

@@ -96,8 +96,6 @@ class LayerGroups:
     def silence(self, removed: Mapping[str, Tensor]) -> None:
         """Zero the biases of flagged filters, and the norms behind them, so that these output exactly 0.
 
-        Norms behind a concatenation are left: there the filter's channel has another number.
-
         Warns:
             UserWarning: the model has norms, and its forward pass could not be traced to find them.
         """

@@ -8,14 +8,14 @@ a prediction of time.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparsewright.analysis.naming import TRANSPOSED_CONVOLUTIONS, layer_weights
+from sparsewright.modules import checked_inputs, evaluation_mode
 
 
 def layer_flops(model: nn.Module, example_input: Tensor | Sequence[Tensor]) -> dict[str, int]:
@@ -39,7 +39,7 @@ def layer_flops(model: nn.Module, example_input: Tensor | Sequence[Tensor]) -> d
         TypeError: the example is not one or several tensors.
         ValueError: the example holds no sample.
     """
-    inputs = _checked_inputs(example_input)
+    inputs = checked_inputs(example_input)
     name_of: dict[tuple[int, str], str] = {}
     layers: dict[int, nn.Module] = {}
     for name, layer, attribute, _ in layer_weights(model):
@@ -53,7 +53,7 @@ def layer_flops(model: nn.Module, example_input: Tensor | Sequence[Tensor]) -> d
 
     handles = [layer.register_forward_hook(count, with_kwargs=True) for layer in layers.values()]
     try:
-        with _evaluation_mode(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        with evaluation_mode(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
             model(*inputs)
     finally:
         for handle in handles:
@@ -101,15 +101,6 @@ def training_flops_per_step(
     return 2 * sparse + weight_gradient
 
 
-def _checked_inputs(example_input: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    inputs = (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)
-    if not inputs or not all(isinstance(value, Tensor) for value in inputs):
-        raise TypeError("example_input must be a tensor or several of them, as the model takes them")
-    if inputs[0].ndim == 0 or inputs[0].shape[0] == 0:
-        raise ValueError(f"example_input has shape {tuple(inputs[0].shape)}; it needs at least one sample in front")
-    return inputs
-
-
 def _multiply_accumulates(
     layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
 ) -> Iterator[tuple[nn.Module, str, int]]:
@@ -138,15 +129,3 @@ def _attention(
         for tokens, attribute in ((query, "q_proj_weight"), (key, "k_proj_weight"), (value, "v_proj_weight")):
             yield layer, attribute, tokens * getattr(layer, attribute).numel()
     yield layer.out_proj, "weight", query * layer.out_proj.weight.numel()
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Generator[None, None, None]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        # Each module by itself: `model.train()` would also switch on layers that the user keeps frozen in eval mode.
-        for module in training:
-            module.training = True

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sparsewright.analysis.flops import _evaluation_mode
 from sparsewright.checks import check_number
+from sparsewright.modules import evaluation_mode
 
 # A timing is of as many calls as last this long, far above the resolution of the clock.
 _SECONDS_PER_TIMING = 0.005
@@ -59,7 +59,7 @@ def measure_latency(
         raise ValueError("networks is empty: give at least one to measure")
     with ExitStack() as modes, torch.inference_mode():
         for network in networks.values():
-            modes.enter_context(_evaluation_mode(network))
+            modes.enter_context(evaluation_mode(network))
         calls = {name: _calls_per_timing(network, example_input) for name, network in networks.items()}
         timings = _time_in_turn(networks, example_input, calls, seconds)
     return {name: _summarise(timings[name]) for name in networks}

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sparsewright.analysis.flops import _evaluation_mode
 from sparsewright.files import write_atomically
+from sparsewright.modules import evaluation_mode
 
 ONNX_SUFFIX = ".onnx"
 INPUT_NAME, OUTPUT_NAME = "images", "logits"
@@ -54,7 +54,7 @@ def _serialised(model: nn.Module, example_input: Tensor) -> bytes:
 
 def _traced(model: nn.Module, example_input: Tensor) -> torch.onnx.ONNXProgram:
     try:
-        with _evaluation_mode(model), warnings.catch_warnings():
+        with evaluation_mode(model), warnings.catch_warnings():
             # They are about the exporter's own internals.
             warnings.simplefilter("ignore")
             program = torch.onnx.export(

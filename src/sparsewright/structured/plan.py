@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from sparsewright.checks import join_names
-from sparsewright.modules import unwrapped
+from sparsewright.modules import checked_inputs, unwrapped
 from sparsewright.structured.coupling import Site, Unit, find_units
 from sparsewright.structured.removal import LayerRemoval, removal_of
 from sparsewright.structured.request import Request, read_request
 from sparsewright.structured.rules import reason_by_request, reason_by_structure, reason_by_uses, reasons_by_layer
-from sparsewright.structured.tensors import checked_inputs
 from sparsewright.structured.tracing import Trace, trace
 from sparsewright.structured.verification import Verification, largest_agreeing
 

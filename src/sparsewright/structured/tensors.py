@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,22 +10,6 @@ import torch
 from torch import Tensor, nn
 
 _SEED = 0
-
-
-def checked_inputs(example_input: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """What to call the network with.
-
-    Raises:
-        TypeError: neither a tensor nor several of them.
-        ValueError: there is no sample in the first.
-    """
-    single = isinstance(example_input, Tensor)
-    inputs = (example_input,) if single else tuple(example_input) if isinstance(example_input, Sequence) else ()
-    if not inputs or not all(isinstance(value, Tensor) for value in inputs):
-        raise TypeError("example_input must be a tensor or several of them, as the model takes them")
-    if inputs[0].ndim == 0 or inputs[0].shape[0] == 0:
-        raise ValueError(f"example_input has shape {tuple(inputs[0].shape)}; it needs at least one sample in front")
-    return inputs
 
 
 def tensors_in(outputs: Any) -> Iterator[Tensor]:
