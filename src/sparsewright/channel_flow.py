@@ -6,11 +6,9 @@ with a filter: the batch norms and depthwise convolutions that its output passes
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from sparsewright.modules import PER_CHANNEL_NORMS, Convolution, is_depthwise, is_weight_layer, unwrapped
 from sparsewright.scope import canonical_names
@@ -39,16 +37,33 @@ _ASKING = {"size", "dim", "getattr", "shape"}
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a layer's filters are in a tensor on their way.
+
+    Attributes:
+        offset: channel of the first filter.
+        width: number of channels.
+        flat: whether feature maps were flattened since: then each channel is a run of entries.
+    """
+
+    offset: int
+    width: int
+    flat: bool = False
+
+
+@dataclass(frozen=True)
 class Follower:
     """A norm or depthwise convolution that a layer's filters pass through.
 
     Attributes:
         module: which.
-        offset: which of its channels the first filter is; None behind a reshaping, where a filter may be several.
+        start: its first channel that belongs to the filters.
+        spread: how many of its channels each filter is.
     """
 
     module: nn.Module
-    offset: int | None
+    start: int
+    spread: int
 
 
 @dataclass
@@ -57,6 +72,7 @@ class _Path:
 
     consumers: list[str] = field(default_factory=list)
     followers: list[Follower] = field(default_factory=list)
+    unplaced: list[str] = field(default_factory=list)
     obstacles: list[str] = field(default_factory=list)
     reshaped: bool = False
     joined: bool = False
@@ -82,7 +98,7 @@ class ChannelFlow:
                 self._calls.setdefault(str(node.target), []).append(node)
         raw = [name for name, _ in inner.named_parameters(remove_duplicate=False)]
         self._module_of = {name: raw_name.rpartition(".")[0] for raw_name, name in canonical_names(raw).items()}
-        self._paths = {name: self._path(nodes[0]) for name, nodes in self._calls.items() if self._is_layer(name)}
+        self._paths = {name: self._path(name) for name in self._calls if self._is_layer(name)}
 
     def why_not_filters(self, name: str) -> str | None:
         """Why filters of the weight ``name`` cannot be removed without touching another layer's; None if they can."""
@@ -120,7 +136,7 @@ class ChannelFlow:
         layer = self._module_of.get(name, "")
         if layer not in self._paths:
             return [name]
-        sums = {other: self._sums(nodes[0]) for other, nodes in self._calls.items() if other in self._paths}
+        sums = {other: self._sums(other) for other in self._paths}
         joint = {layer}
         while grown := {
             other for other in sums if other not in joint and any(sums[other] & sums[one] for one in joint)
@@ -128,21 +144,35 @@ class ChannelFlow:
             joint |= grown
         return [weight for weight, other in self._module_of.items() if other in joint and weight.endswith("weight")]
 
-    def _sums(self, start: fx.Node) -> set[fx.Node]:
+    def _sums(self, layer: str) -> set[fx.Node]:
         """The additions that a layer's output takes part in before another layer uses it."""
         seen: set[fx.Node] = set()
-        waiting = list(start.users)
-        while waiting:
-            node = waiting.pop()
-            if node not in seen and (_is_addition(node) or self._visit(node, 0, _Path())):
-                waiting += list(node.users)
-            seen.add(node)
+        self._path(layer, through_sums=True, seen=seen)
         return {node for node in seen if _is_addition(node)}
 
     def followers(self, name: str) -> list[Follower]:
         """Norms and depthwise convolutions that the filters of the weight ``name`` pass through."""
-        path = self._paths.get(self._module_of.get(name, ""))
-        return [] if path is None else path.followers
+        layer = self._module_of.get(name, "")
+        return self._path(layer).followers if layer in self._calls else []
+
+    def outputs(self, name: str) -> int | None:
+        """The number of output channels of the weight ``name``'s layer; None where it is not known."""
+        layer = self._module_of.get(name, "")
+        return self._width(self._calls[layer][0]) if layer in self._calls else None
+
+    def unplaced_norms(self, name: str) -> list[str]:
+        """Those of which it is not known which of their channels belong to the filters, by module name.
+
+        Norms behind a sum are among them: there other outputs share the channels.
+        """
+        layer = self._module_of.get(name, "")
+        if layer not in self._calls:
+            return []
+        path, beyond = self._path(layer), self._path(layer, through_sums=True)
+        known = {id(follower.module) for follower in path.followers}
+        names = {id(module): other for other, module in self._modules.items()}
+        behind_sums = [names[id(item.module)] for item in beyond.followers if id(item.module) not in known]
+        return list(dict.fromkeys([*path.unplaced, *beyond.unplaced, *behind_sums]))
 
     def _is_layer(self, name: str) -> bool:
         module = self._modules[name]
@@ -158,26 +188,35 @@ class ChannelFlow:
             return f"is a grouped convolution (groups={module.groups})"
         return "is used more than once" if len(self._calls[layer]) > 1 else None
 
-    def _path(self, start: fx.Node) -> _Path:
+    def _path(self, layer: str, *, through_sums: bool = False, seen: set[fx.Node] | None = None) -> _Path:
+        """What meets the output of a layer's first call; ``seen`` is filled with the nodes."""
         path = _Path()
-        seen: set[fx.Node] = set()
-        waiting: list[tuple[fx.Node, int | None]] = [(start, 0)]
+        start = self._calls[layer][0]
+        width = self._width(start)
+        first = None if width is None else Place(0, width)
+        visited: set[tuple[fx.Node, Place | None]] = set()
+        waiting: list[tuple[fx.Node, Place | None]] = [(start, first)]
         while waiting:
-            node, offset = waiting.pop()
+            node, place = waiting.pop()
             for user in node.users:
-                there = self._offset_in(user, node, offset)
-                if user not in seen and self._visit(user, there, path):
+                there = self._place_in(user, node, place)
+                if (user, there) in visited:
+                    continue
+                visited.add((user, there))
+                if self._visit(user, there, path) or (through_sums and _is_addition(user)):
                     waiting.append((user, there))
-                seen.add(user)
+        if seen is not None:
+            seen |= {node for node, _ in visited}
+        path.consumers = list(dict.fromkeys(path.consumers))
         return path
 
-    def _visit(self, node: fx.Node, offset: int | None, path: _Path) -> bool:
-        """Note what a node does to the channels from ``offset`` on; whether to go on behind it."""
+    def _visit(self, node: fx.Node, place: Place | None, path: _Path) -> bool:
+        """Note what a node does to the channels at a place; whether to go on behind it."""
         if node.op == "output":
             path.obstacles.append("is an output of the network")
             return False
         if node.op == "call_module":
-            return self._visit_module(str(node.target), offset, path)
+            return self._visit_module(str(node.target), place, path)
         name = _function_name(node)
         if name in _ASKING:
             return False
@@ -189,67 +228,87 @@ class ChannelFlow:
         path.obstacles.append(other)
         return False
 
-    def _visit_module(self, name: str, offset: int | None, path: _Path) -> bool:
+    def _visit_module(self, name: str, place: Place | None, path: _Path) -> bool:
         module = self._modules[name]
         if self._is_layer(name):
             path.consumers.append(name)
             return False
         if isinstance(module, PER_CHANNEL_NORMS) or is_depthwise(module):
-            path.followers.append(Follower(module, offset))
-            return True
-        if isinstance(module, _PASSING_MODULES):
+            follower = _placed(module, place)
+            if follower is None:
+                path.unplaced.append(name)
+            else:
+                path.followers.append(follower)
+            if _keeps_zero(getattr(module, "act", None)):
+                return True
+        elif isinstance(module, _PASSING_MODULES):
             path.reshaped |= isinstance(module, nn.Flatten)
             return True
         path.obstacles.append(f"passes through {type(module).__name__}")
         return False
 
-    def _offset_in(self, user: fx.Node, node: fx.Node, offset: int | None) -> int | None:
-        """Where the channels that lie at ``offset`` of a node are in what ``user`` makes of it."""
+    def _place_in(self, user: fx.Node, node: fx.Node, place: Place | None) -> Place | None:
+        """Where the channels that are at ``place`` of a node's output are in what ``user`` makes of it."""
+        if place is None:
+            return None
         name = "" if user.op == "call_module" else _function_name(user)
-        if name in _JOINING and offset is not None:
-            inputs = list(user.all_input_nodes)
-            return offset + sum(self._channels(other) for other in inputs[: inputs.index(node)])
-        reshapes = name in _RESHAPING or isinstance(self._modules.get(str(user.target)), nn.Flatten)
-        return None if reshapes else offset
+        if name in _JOINING:
+            widths = [self._width(other) for other in user.all_input_nodes]
+            known = [width for width in widths if width is not None]
+            if place.flat or len(known) < len(widths):
+                return None
+            return Place(place.offset + sum(known[: user.all_input_nodes.index(node)]), sum(known))
+        if name in _RESHAPING or isinstance(self._modules.get(str(user.target)), nn.Flatten):
+            return Place(place.offset, place.width, flat=True)
+        return place
 
-    def _channels(self, node: fx.Node) -> int:
-        """The number of channels of a node's output, from the layers that make it."""
-        module = self._modules.get(str(node.target)) if node.op == "call_module" else None
-        for attribute in ("out_channels", "out_features", "num_features"):
-            if isinstance(size := getattr(module, attribute, None), int):
-                return size
+    def _width(self, node: fx.Node) -> int | None:
+        """The number of channels of a node's output; None where that cannot be told."""
         inputs = node.all_input_nodes
-        if node.op != "call_module" and _function_name(node) in _JOINING:
-            return sum(self._channels(other) for other in inputs)
-        return self._channels(inputs[0]) if inputs else 0
+        if node.op == "call_module":
+            module = self._modules[str(node.target)]
+            for attribute in ("out_channels", "out_features", "num_features"):
+                if isinstance(size := getattr(module, attribute, None), int):
+                    return size
+            passes = isinstance(module, _PASSING_MODULES) and not isinstance(module, nn.Flatten)
+            return self._width(inputs[0]) if passes else None
+        name = _function_name(node) if node.op.startswith("call_") else ""
+        if name in _JOINING and _joins_channels(node):
+            widths = [self._width(other) for other in inputs]
+            return None if None in widths else sum(width for width in widths if width is not None)
+        passes = (name in _PASSING_FUNCTIONS and name not in _RESHAPING) or name in _ADDING or _scales(node, name)
+        return self._width(inputs[0]) if passes and inputs else None
 
 
 class TracingError(ValueError):
     """A forward pass that torch.fx cannot trace."""
 
 
-@torch.no_grad()
-def silence(layer_bias: nn.Parameter | None, followers: Iterable[Follower], removed: Tensor) -> None:
-    """Make removed filters output exactly 0 behind all that they pass through, in training and evaluation mode.
+class _Tracer(fx.Tracer):
+    """Takes layers and norms as they are, also those of other libraries."""
 
-    Args:
-        layer_bias: the bias of the layer, or None.
-        followers: of :meth:`ChannelFlow.followers`.
-        removed: flags of the layer's filters, 1-D.
-    """
-    parts: list[Tensor] = [] if layer_bias is None else [layer_bias]
-    for follower in followers:
-        tensors = (getattr(follower.module, name, None) for name in ("weight", "bias", "running_mean"))
-        start = follower.offset
-        parts += [t if start is None else t[start : start + len(removed)] for t in tensors if t is not None]
-    for part in parts:
-        if len(part) == len(removed):
-            part[removed.to(part.device)] = 0
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        ours = (nn.Linear, Convolution, *PER_CHANNEL_NORMS)
+        return isinstance(m, ours) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _placed(module: nn.Module, place: Place | None) -> Follower | None:
+    """A norm or depthwise convolution with the channels that a place stands for; None if they do not fit."""
+    size = module.num_features if isinstance(module, PER_CHANNEL_NORMS) else module.out_channels
+    if place is None or not isinstance(size, int) or size % place.width:
+        return None
+    spread = size // place.width
+    return Follower(module, place.offset * spread, spread) if place.flat or spread == 1 else None
+
+
+def _keeps_zero(activation: object) -> bool:
+    """Whether the activation that a norm brings along, if any, maps 0 to 0."""
+    return activation is None or isinstance(activation, _PASSING_MODULES)
 
 
 def _traced(model: nn.Module) -> fx.Graph:
     try:
-        return fx.Tracer().trace(model)
+        return _Tracer().trace(model)
     except Exception as error:  # whatever a forward pass does with the tracer's stand-ins for tensors
         first_line = (str(error).splitlines() or [""])[0]
         raise TracingError(f"{type(model).__name__} cannot be traced ({type(error).__name__}: {first_line})") from error

@@ -24,7 +24,9 @@ def check_sparsity(value: Any, option: str = "sparsity") -> float:
     if isinstance(value, str) and ":" in value:
         raise ValueError(f"{option}={value!r}: N:M patterns are not supported yet; give a fraction in [0, 1)")
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{option} must be a number in [0, 1), the fraction of zeros, got {value!r}")
+        ratios = isinstance(value, (dict, list, tuple)) and option == "sparsity"
+        hint = " (ratios per layer are for greg-1, greg-2 and magnitude)" if ratios else ""
+        raise TypeError(f"{option} must be a number in [0, 1), the fraction of zeros{hint}, got {value!r}")
     if not 0 <= float(value) < 1:
         raise ValueError(f"{option} must be in [0, 1), the fraction of zeros, got {value}")
     return float(value)
@@ -80,10 +82,11 @@ def check_positive(value: Any, option: str) -> float:
         TypeError: not a number.
         ValueError: zero, negative, infinite or NaN.
     """
-    number = check_number(value, option)
-    if not 0 < number < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{option} must be a number, got {value!r}")
+    if not 0 < float(value) < float("inf"):
         raise ValueError(f"{option} must be a finite number above 0, got {value}")
-    return number
+    return float(value)
 
 
 def check_moment(value: Any, option: str) -> float | int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
+from functools import cache
 
-_MOST_UPDATES = 10_000_000
+_MOST_UPDATES = 1_000_000
 
 
 def next_level(level: float, step: float) -> float:
@@ -17,6 +18,7 @@ def single(value: float) -> float:
     return struct.unpack("f", struct.pack("f", value))[0]
 
 
+@cache
 def updates_until(level: float, step: float, limit: float, *, inclusive: bool, option: str) -> tuple[int, float]:
     """How many additions of ``step`` take ``level`` past ``limit``, at least one, and where it is then.
 
@@ -26,7 +28,7 @@ def updates_until(level: float, step: float, limit: float, *, inclusive: bool, o
         option: the name of the step, for errors.
 
     Raises:
-        ValueError: the step is too small for single precision or needs more than ten million updates.
+        ValueError: the step is too small for single precision or needs more than a million updates.
     """
     for count in range(1, _MOST_UPDATES + 1):
         following = next_level(level, step)

@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from sparsewright.channel_flow import ChannelFlow, TracingError, silence
+from sparsewright.channel_flow import ChannelFlow, Follower, TracingError
+from sparsewright.checks import join_names
 from sparsewright.groups import Granularity, Grouping, PrunedGroups, find_groupings, number_removed
 from sparsewright.modules import PER_CHANNEL_NORMS
 from sparsewright.ratios import Ratios, layer_ratios
 from sparsewright.selection import top_k
+
+
+@dataclass(frozen=True)
+class Silenced:
+    """Entries of a bias, or of a tensor of a norm, that are held at zero.
+
+    Attributes:
+        tensor: the parameter or buffer.
+        flags: which entries, counted from ``start``.
+        start: the first entry that the flags are about.
+    """
+
+    tensor: Tensor
+    flags: Tensor
+    start: int
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Set them to zero."""
+        part = self.tensor[self.start : self.start + len(self.flags)]
+        part[self.flags.to(part.device)] = 0
 
 
 class LayerGroups:
@@ -46,7 +69,8 @@ class LayerGroups:
         self._model = model
         self._parameters = parameters
         self._flow = _flow(model, granularity, by_pattern=isinstance(ratios, dict))
-        self.left_whole = self._find_left_whole()
+        self._coupled = self._find_coupled()
+        self.left_whole: dict[str, str] = {} if isinstance(ratios, dict) else self._coupled
         by_layer = layer_ratios(ratios, list(parameters), self.left_whole)
         self.numbers = {
             name: number_removed(by_layer[name], grouping.count) if by_layer[name] else 0
@@ -93,31 +117,42 @@ class LayerGroups:
             for name, grouping in self.groupings.items()
         }
 
-    def silence(self, removed: Mapping[str, Tensor]) -> None:
-        """Zero the biases of flagged filters, and the norms behind them, so that these output exactly 0.
+    def silenced(self, removed: Mapping[str, Tensor]) -> list[Silenced]:
+        """What has to be zero besides the weights so that removed filters output exactly 0: biases, and norms behind.
 
         Warns:
-            UserWarning: the model has norms, and its forward pass could not be traced to find them.
+            UserWarning: norms of which it is not known which channels belong to the filters; they are named.
         """
-        if self.granularity != "filter":
-            return
-        affected = [name for name in removed if self.numbers[name]]
-        if (
-            affected
-            and self._flow is None
-            and any(isinstance(module, PER_CHANNEL_NORMS) for module in self._model.modules())
-        ):
-            warnings.warn(
-                f"the norms behind the removed filters of {type(self._model).__name__} are not known, since it cannot "
-                "be traced: they may still output constants; sparsewright.structured.mask_removed silences them",
-                stacklevel=4,
-            )
+        affected = [name for name in removed if self.numbers[name]] if self.granularity == "filter" else []
+        self._warn_of_unknown_norms(affected)
         biases = _biases(self._model, {id(self._parameters[name]): name for name in affected})
+        found: list[Silenced] = []
         for name in affected:
-            followers = self._flow.followers(name) if self._flow is not None else []
-            silence(biases.get(name), followers, removed[name].reshape(-1))
+            flags = removed[name].reshape(-1)
+            if name in biases:
+                found.append(Silenced(biases[name], _tiled(flags, len(biases[name])), 0))
+            if self._flow is not None:
+                outputs = _tiled(flags, self._flow.outputs(name) or len(flags))
+                found += [item for follower in self._flow.followers(name) for item in _behind(follower, outputs)]
+        return found
 
-    def _find_left_whole(self) -> dict[str, str]:
+    def _warn_of_unknown_norms(self, affected: Sequence[str]) -> None:
+        if self._flow is not None:
+            unknown = list(dict.fromkeys(norm for name in affected for norm in self._flow.unplaced_norms(name)))
+            reason = "which of their channels belong to removed filters"
+        else:
+            norms = [name for name, module in self._model.named_modules() if isinstance(module, PER_CHANNEL_NORMS)]
+            unknown = norms if affected else []
+            reason = f"what belongs to removed filters, since {type(self._model).__name__} cannot be traced"
+        if unknown:
+            warnings.warn(
+                f"norms that may still output constants: {join_names(unknown)}; it is not known {reason}. "
+                "sparsewright.structured.mask_removed silences them",
+                stacklevel=5,
+            )
+
+    def _find_coupled(self) -> dict[str, str]:
+        """Name -> why the layer's groups cannot be removed alone."""
         if self.granularity == "weight":
             return {}
         names = list(self._parameters)
@@ -132,7 +167,7 @@ class LayerGroups:
             return {}
         joint: dict[str, list[str]] = {}
         for name, number in self.numbers.items():
-            if number and name in self.left_whole and name not in joint:
+            if number and name in self._coupled and name not in joint:
                 members = self._flow.added_to(name)
                 if len(members) > 1 and all(self.numbers.get(member) == number for member in members):
                     joint |= dict.fromkeys(members, members)
@@ -153,6 +188,18 @@ def _flow(model: nn.Module, granularity: Granularity, *, by_pattern: bool) -> Ch
                 stacklevel=6,
             )
         return None
+
+
+def _behind(follower: Follower, outputs: Tensor) -> list[Silenced]:
+    """The entries of a norm or depthwise convolution that belong to the flagged outputs of a layer."""
+    flags = outputs.repeat_interleave(follower.spread)
+    tensors = (getattr(follower.module, name, None) for name in ("weight", "bias", "running_mean"))
+    return [Silenced(tensor, flags, follower.start) for tensor in tensors if tensor is not None]
+
+
+def _tiled(flags: Tensor, size: int) -> Tensor:
+    """Flags of outputs: a grouped transposed convolution has each filter once per group."""
+    return flags.repeat(size // len(flags))
 
 
 def _biases(model: nn.Module, names: Mapping[int, str]) -> dict[str, nn.Parameter]:

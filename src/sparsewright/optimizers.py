@@ -77,6 +77,12 @@ def gradient_scale(optimizer: Optimizer) -> float:
     return 1.0 if scale is None else float(scale)
 
 
+def maximised(optimizer: Optimizer) -> set[int]:
+    """The ids of the parameters that move along their gradient instead of against it."""
+    groups = [group for group in optimizer.param_groups if group.get("maximize")]
+    return {id(parameter) for group in groups for parameter in group["params"]}
+
+
 def is_inner_step(optimizer: Optimizer) -> bool:
     """Whether a hook is called for a ``super().step()`` inside the optimizer's own step.
 

@@ -19,7 +19,7 @@ from sparsewright.growing_penalty import single, updated_average
 from sparsewright.layer_groups import LayerGroups
 from sparsewright.masks import MaskSet, pack_bits, unpack_bits
 from sparsewright.options import Options, resolve_options
-from sparsewright.ratios import check_ratios
+from sparsewright.ratios import as_settings, check_ratios
 from sparsewright.sparsifier import Sparsifier
 
 Phase = Literal["pick", "push", "stabilize", "done"]
@@ -57,13 +57,13 @@ class PenaltySparsifier(Sparsifier):
     prunes_at_end: ClassVar[bool] = True
 
     @classmethod
-    def steps_needed(cls, options: Mapping[str, Any]) -> int:
+    def steps_needed(cls, options: Mapping[str, Any] | None = None) -> int:
         """The most optimizer steps until :attr:`finished`, for the given options of this class (others: defaults).
 
         Raises:
             ValueError, TypeError: an unknown option, a value that is not allowed, or a penalty that never grows.
         """
-        return cls._bound(resolve_options(cls.__name__, cls.defaults, dict(options)))
+        return cls._bound(resolve_options(cls.__name__, cls.defaults, dict(options or {})))
 
     @classmethod
     def _bound(cls, options: Options) -> int:
@@ -131,7 +131,8 @@ class PenaltySparsifier(Sparsifier):
 
     @property
     def layer_phases(self) -> dict[str, Phase]:
-        """Name -> the phase of each layer; "stabilize" as soon as its own penalty grows no further."""
+        """Name -> the phase of each layer; "stabilize" as soon as its own penalty grows no further, which for a layer
+        left whole is from the start."""
         if self.finished:
             return dict.fromkeys(self._layers, "done")
         return {
@@ -142,7 +143,7 @@ class PenaltySparsifier(Sparsifier):
     @property
     def penalties(self) -> dict[str, Tensor]:
         """Name -> penalty that the last completed step added, times the weight, to its gradient; float32 tensors that
-        broadcast to the weight. They are live: do not write into them."""
+        broadcast to the weight (one entry for a layer left whole). They are live: do not write into them."""
         return dict(self._penalties)
 
     @property
@@ -168,10 +169,11 @@ class PenaltySparsifier(Sparsifier):
         if self._advanced_at != self.step_count:
             self._advance()
             self._advanced_at = self.step_count
-        scale = optim.gradient_scale(optimizer)
+        scale, climbing = optim.gradient_scale(optimizer), optim.maximised(optimizer)
         for name, weight in self.parameters.items():
             if self._groups.numbers[name] and self._owner[name] is optimizer and weight.grad is not None:
-                _add_penalty(name, weight.grad, weight, self._penalties[name], scale)
+                sign = -1.0 if id(weight) in climbing else 1.0
+                _add_penalty(name, weight.grad, weight, self._penalties[name], sign * scale)
 
     def _advance(self) -> None:
         """Let the penalties of unfinished layers grow, if it is time."""
@@ -216,17 +218,25 @@ class PenaltySparsifier(Sparsifier):
 
     @torch.no_grad()
     def _end(self) -> None:
-        """Remove what is chosen; what is not yet is chosen now."""
+        """Remove what is chosen; what is not yet is chosen now.
+
+        Raises:
+            ValueError: weights that are not finite; nothing is changed then.
+        """
+        diverged = [name for name, weight in self.parameters.items() if not bool(weight.isfinite().all())]
+        if diverged:
+            raise ValueError(f"training diverged: {join_names(diverged)} is not finite, and nothing was removed")
         for name, number in self._groups.numbers.items():
             if number and name not in self._chosen:
                 self._choose(name)
         masks = self._groups.masks(self._chosen)
         self.masks = MaskSet({name: self._laid_out(name, mask) for name, mask in masks.items()})
-        self._groups.silence(self._chosen)
+        for silenced in self._groups.silenced(self._chosen):
+            silenced.apply()
         self.topology_version += 1
 
     def _settings(self) -> dict[str, Any]:
-        return {**super()._settings(), "sparsity": self._ratios}
+        return {**super()._settings(), "sparsity": as_settings(self._ratios)}
 
     def _extra_state(self) -> dict[str, Any]:
         return {
@@ -244,8 +254,10 @@ class PenaltySparsifier(Sparsifier):
         self._stable_since = state["stable_since"]
         self._advanced_at = None
         for name, layer in self._layers.items():
-            if self._groups.numbers[name] and layer.average is not None:
+            if layer.average is not None:
                 self._write_penalty(name)
+            else:
+                self._penalties[name].zero_()
 
 
 def _add_penalty(name: str, gradient: Tensor, weight: Tensor, penalty: Tensor, scale: float) -> None:

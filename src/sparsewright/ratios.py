@@ -35,6 +35,11 @@ def check_ratios(value: Any) -> Ratios:
     return check_sparsity(value)
 
 
+def as_settings(ratios: Ratios) -> Any:
+    """Ratios as a value that differs where their patterns stand in another order, which decides which one counts."""
+    return [list(item) for item in ratios.items()] if isinstance(ratios, dict) else ratios
+
+
 def layer_ratios(given: Ratios, names: Sequence[str], whole: Mapping[str, str]) -> dict[str, float]:
     """Name -> ratio of each layer.
 
@@ -64,7 +69,15 @@ def _by_pattern(given: Mapping[str, float], names: Sequence[str]) -> dict[str, f
         if not any(_matches(name, pattern) for name in names):
             hint = did_you_mean(pattern, names)
             raise ValueError(f"sparsity pattern {pattern!r} matches no layer in scope{hint} (layers: {_some(names)})")
-    return {name: next((ratio for pattern, ratio in given.items() if _matches(name, pattern)), 0.0) for name in names}
+    first = {name: next((pattern for pattern in given if _matches(name, pattern)), None) for name in names}
+    for pattern in given:
+        if pattern not in first.values():
+            earlier = next(other for name, other in first.items() if _matches(name, pattern))
+            raise ValueError(
+                f"sparsity pattern {pattern!r} has no effect: the first that matches a layer counts, and all of "
+                f"its layers match an earlier one, such as {earlier!r}; put it first"
+            )
+    return {name: 0.0 if pattern is None else given[pattern] for name, pattern in first.items()}
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -77,7 +90,10 @@ def _by_stage(given: Sequence[float], names: Sequence[str], whole: Mapping[str, 
     for place, ratio in enumerate(given):
         members = [name for name in names if places[name] == place]
         if ratio and not any(ratios[name] for name in members):
-            raise ValueError(f"sparsity[{place}]={ratio} reaches no layer: {_reasons(members, whole)}")
+            raise ValueError(
+                f"sparsity[{place}]={ratio} reaches no layer, so it must be 0: {_reasons(members, whole)}; a "
+                "mapping of patterns to ratios reaches every layer"
+            )
     return ratios
 
 

@@ -138,7 +138,8 @@ class Sparsifier:
     def _settings(self) -> dict[str, Any]:
         """Plain values that a saved state must agree on with the sparsifier that loads it."""
         options = {
-            name: dict(value) if isinstance(value, Mapping) else value
+            # As pairs, since their order decides which pattern counts.
+            name: [list(item) for item in value.items()] if isinstance(value, Mapping) else value
             for name, value in vars(self.options).items()
             if name in self.defaults
         }
@@ -189,7 +190,7 @@ class Sparsifier:
     def __repr__(self) -> str:
         weights = sum(parameter.numel() for parameter in self.parameters.values())
         return (
-            f"{type(self).__name__}(sparsity={self.sparsity():.4f} of {self.target_sparsity}, "
+            f"{type(self).__name__}(sparsity={self.sparsity():.4f} of {self.target_sparsity:.6g}, "
             f"layers={len(self.parameters)}, weights={weights:,}, step={self.step_count} of {self.total_steps})"
         )
 

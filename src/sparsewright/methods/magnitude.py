@@ -11,10 +11,10 @@ from torch import Tensor
 from sparsewright import scores, topology
 from sparsewright.distribution import kept_budget
 from sparsewright.groups import PrunedGroups
-from sparsewright.layer_groups import LayerGroups
+from sparsewright.layer_groups import LayerGroups, Silenced
 from sparsewright.masks import MaskSet
 from sparsewright.options import SHARING
-from sparsewright.ratios import check_ratios
+from sparsewright.ratios import as_settings, check_ratios
 from sparsewright.selection import Elementwise, top_k
 from sparsewright.sharing import LayerShares
 from sparsewright.sparsifier import Sparsifier
@@ -58,6 +58,7 @@ class Magnitude(Sparsifier):
         self._shares: LayerShares | None = None
         self._groups = LayerGroups(self._model, self.parameters, self.options.granularity, self._ratios)
         self._removed: dict[str, Tensor] = {}
+        self._silenced: list[Silenced] = []
         if self.options.granularity == "weight" and isinstance(self._ratios, float):
             self._shares = LayerShares(self.parameters, self.options, self._ratios)
             return
@@ -69,7 +70,7 @@ class Magnitude(Sparsifier):
             value = getattr(self.options, name)
             if value != self.defaults[name]:
                 raise ValueError(
-                    f"{name}={value!r} shares one sparsity among single weights of layers; with granularity="
+                    f"{name}={value!r} is for single weights that share one sparsity; with granularity="
                     f"{self.options.granularity!r} and sparsity={self._ratios} each layer has its ratio"
                 )
 
@@ -120,17 +121,27 @@ class Magnitude(Sparsifier):
     @torch.no_grad()
     def _apply_start(self) -> None:
         super()._apply_start()
+        # The first rank's masks count, and with them its choice.
+        self._take_from(self.masks)
+
+    def _take_from(self, masks: Mapping[str, Tensor]) -> None:
+        """Take over which groups masks remove, and what falls silent with them."""
         if self.options.granularity == "weight":
             return
-        # The first rank's masks count, and with them its choice.
-        self._removed = {name: self._groups.groupings[name].removed(self.masks[name]) for name in self._removed}
-        self._groups.silence(self._removed)
+        self._removed = {name: self._groups.groupings[name].removed(masks[name]) for name in self._removed}
+        self._silenced = self._groups.silenced(self._removed)
+        self._silence()
+
+    def _after_step(self) -> None:
+        self._silence()
+
+    def _silence(self) -> None:
+        """Hold the biases and norms of removed filters at zero, which training on would revive."""
+        for silenced in self._silenced:
+            silenced.apply()
 
     def _settings(self) -> dict[str, Any]:
-        return {**super()._settings(), "sparsity": self._ratios}
+        return {**super()._settings(), "sparsity": as_settings(self._ratios)}
 
     def _load_extra_state(self, state: Mapping[str, Any]) -> None:
-        if self.options.granularity == "weight":
-            return
-        masks = MaskSet.from_state_dict(state["masks"])
-        self._removed = {name: self._groups.groupings[name].removed(masks[name]) for name in self._removed}
+        self._take_from(MaskSet.from_state_dict(state["masks"]))
