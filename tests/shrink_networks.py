@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparsewright.structured import NotRemovedWarning, mask_removed, shrink
+from sparsewright.structured import NotRemovedWarning, RemovalPlan, mask_removed, plan_removal, shrink
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
@@ -115,12 +118,26 @@ def check_equal(
     complete: bool = True,
     seed: int = 1,
 ) -> nn.Module:
+    """The smaller network, after :func:`check_planned`."""
+    return check_planned(model, example, groups, granularity, complete=complete, seed=seed)[0]
+
+
+def check_planned(
+    model: nn.Module,
+    example: Tensor,
+    groups: Mapping[str, Tensor],
+    granularity: str = "filter",
+    *,
+    complete: bool = False,
+    seed: int = 1,
+) -> tuple[nn.Module, RemovalPlan]:
     """Shrink, mask, and compare both on other inputs than the example in evaluation, training and evaluation mode.
 
-    With ``complete``, all that is asked for has to go.
+    With ``complete``, all that is asked for has to go. What goes is found out once, since equal networks have equal
+    plans.
     """
     masked = copy.deepcopy(model)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _planned_once() as plans:
         warnings.simplefilter("error" if complete else "ignore", NotRemovedWarning)
         smaller = shrink(model, example, groups, granularity=granularity)
         mask_removed(masked, example, groups, granularity=granularity)
@@ -133,7 +150,21 @@ def check_equal(
         tolerance = 1e-5 * max(1.0, float(expected.abs().max()))
         torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
     _check_statistics(masked, smaller)
-    return smaller
+    return smaller, plans[0]
+
+
+@contextmanager
+def _planned_once() -> Iterator[list[RemovalPlan]]:
+    """Inside, ``shrink`` and ``mask_removed`` go by the plan that the first of them makes."""
+    plans: list[RemovalPlan] = []
+
+    def plan(*arguments: Any, **options: Any) -> RemovalPlan:
+        if not plans:
+            plans.append(plan_removal(*arguments, **options))
+        return plans[0]
+
+    with mock.patch("sparsewright.structured.shrinking.plan_removal", plan):
+        yield plans
 
 
 def _check_statistics(masked: nn.Module, smaller: nn.Module) -> None:

@@ -10,7 +10,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
-from shrink_networks import Grouped, Joined, Plain, check_equal, parameters, random_groups, randomised
+from shrink_networks import Grouped, Joined, Plain, check_equal, check_planned, parameters, random_groups, randomised
 from torch import Tensor, nn
 
 from sparsewright.groups import PrunedGroups
@@ -40,7 +40,7 @@ def test_vgg19_by_filters() -> None:
     assert parameters(smaller) < 0.26 * parameters(model)
 
 
-@pytest.mark.parametrize("depth", [20, 56])
+@pytest.mark.parametrize("depth", [20, 32])
 def test_cifar_resnet_loses_the_first_filters_of_its_blocks(depth: int) -> None:
     model = randomised(cifar_resnet(depth, 1, 10, 3, 32))
     groups = random_groups(model, lambda name: name.endswith(".conv1"))
@@ -53,8 +53,7 @@ def test_cifar_resnet_loses_the_first_filters_of_its_blocks(depth: int) -> None:
 def test_cifar_resnet_keeps_what_a_parameter_free_shortcut_couples() -> None:
     model = randomised(cifar_resnet(20, 1, 10, 3, 32))
     groups = {"stages.0.1.conv2.weight": torch.tensor([1, 5])}
-    check_equal(model, IMAGE[:, :, :16, :16], groups, complete=False)
-    plan = plan_removal(model, IMAGE[:, :, :16, :16], groups)
+    _, plan = check_planned(model, IMAGE[:, :, :16, :16], groups)
     assert plan.kept["stages.0.1.conv2.weight"].startswith("2 of 2 filters: its channels are padded")
 
 
@@ -65,20 +64,24 @@ def test_torchvision_resnet_by_filters(name: str, inner: str) -> None:
     assert smaller.get_submodule(f"layer1.0{inner}").out_channels == 32
 
 
+def small_resnet(blocks: int) -> nn.Module:
+    """ResNet-18 with one block in each stage but the second, which has ``blocks``."""
+    return torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, blocks, 1, 1], num_classes=10)
+
+
 def test_torchvision_resnet_by_channels() -> None:
-    model = randomised(torchvision.models.resnet18(num_classes=10))
+    model = randomised(small_resnet(1))
     groups = random_groups(model, lambda layer: layer.endswith(".conv2"), dimension=1)
     smaller = check_equal(model, IMAGE, groups, "channel")
     assert smaller.get_submodule("layer1.0.conv1").out_channels == 32
 
 
 def test_residual_sum_goes_where_every_layer_asks_for_it() -> None:
-    model = randomised(torchvision.models.resnet18(num_classes=10))
+    model = randomised(small_resnet(2))
     summed = ["layer2.0.conv2", "layer2.0.downsample.0", "layer2.1.conv2"]
     groups = {f"{name}.weight": torch.tensor([3, 7, 100]) for name in summed}
     groups["layer2.1.conv2.weight"] = torch.tensor([3, 7, 8])
-    smaller = check_equal(model, IMAGE, groups, complete=False)
-    plan = plan_removal(model, IMAGE, groups)
+    smaller, plan = check_planned(model, IMAGE, groups)
     assert [plan.removed[f"{name}.weight"].tolist() for name in summed] == [[3, 7]] * 3
     assert "layer2.1.conv2, where not the same ones are chosen" in plan.kept["layer2.0.conv2.weight"]
     assert smaller.get_submodule("layer3.0.downsample.0").in_channels == 126
@@ -94,10 +97,10 @@ def test_mobilenet_loses_depthwise_filters_with_the_layer_before_them() -> None:
 
 
 def test_mobilenet_by_channels() -> None:
-    model = randomised(torchvision.models.mobilenet_v2(num_classes=10))
+    model = randomised(torchvision.models.mobilenet_v2(num_classes=10, width_mult=0.5))
     groups = random_groups(model, lambda name: name.endswith("conv.2") and "conv.2.0" not in name, dimension=1)
     smaller = check_equal(model, IMAGE, groups, "channel")
-    assert widths(smaller)["features.2.conv.0.0"]["out_channels"] == 48
+    assert widths(smaller)["features.2.conv.0.0"]["out_channels"] == 24
 
 
 def test_vision_transformer_loses_hidden_units() -> None:
@@ -109,8 +112,7 @@ def test_vision_transformer_loses_hidden_units() -> None:
 def test_vision_transformer_keeps_its_attention_and_residual_stream() -> None:
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=10, depth=2)
     groups = random_groups(model, lambda name: name.startswith("blocks.0"))
-    check_equal(model, IMAGE, groups, complete=False)
-    plan = plan_removal(model, IMAGE, groups)
+    _, plan = check_planned(model, IMAGE, groups)
     assert set(plan.kept) == {f"blocks.0.{name}.weight" for name in ("attn.qkv", "attn.proj", "mlp.fc2")}
     assert "channels cannot be removed exactly" in plan.kept["blocks.0.mlp.fc2.weight"]
     assert len(plan.removed["blocks.0.mlp.fc1.weight"]) == 384
@@ -125,8 +127,7 @@ def test_concatenation_behind_a_residual_sum() -> None:
         "extra.weight": torch.tensor([0, 3]),
         "last.weight": torch.tensor([5]),
     }
-    smaller = check_equal(model, TOY_IMAGE, groups, complete=False)
-    plan = plan_removal(model, TOY_IMAGE, groups)
+    smaller, plan = check_planned(model, TOY_IMAGE, groups)
     # Channel 3 of the right branch is channel 6 of the sum, which the stem keeps.
     assert plan.removed["right.weight"].tolist() == [1]
     assert plan.removed["stem.weight"].tolist() == [1, 2, 4]
@@ -163,8 +164,7 @@ def test_one_branch_with_the_input_of_the_network() -> None:
 
     model = WithInput()
     groups = {"conv1.weight": torch.tensor([0, 3])}
-    check_equal(model, TOY_IMAGE, groups)
-    plan = plan_removal(model, TOY_IMAGE, groups)
+    _, plan = check_planned(model, TOY_IMAGE, groups, complete=True)
     assert plan.layers["conv2"].inputs.nonzero().flatten().tolist() == [3, 6]
 
 
@@ -211,6 +211,39 @@ def test_masked_model_has_zeros_where_the_smaller_one_has_nothing() -> None:
     assert model.conv2.weight.count_nonzero() == model.conv2.weight.numel() * 5 / 6
 
 
+class Wrapper(nn.Module):
+    """A network inside a module of the user's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = Plain()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x)
+
+
+@pytest.mark.parametrize("name", ["conv1.weight", "conv1", "module.conv1.weight", "module.conv1"])
+def test_a_network_inside_another_module(name: str) -> None:
+    asked = torch.tensor([2])
+    smaller, plan = check_planned(randomised(Wrapper()), TOY_IMAGE, {name: asked, "fc2": asked})
+    assert {given: indices.tolist() for given, indices in plan.removed.items()} == {name: [2], "fc2": []}
+    assert plan.kept == {"fc2": "1 of 1 filters: is an output of the network"}
+    assert smaller.get_submodule("module.conv1").out_channels == 5
+
+
+@pytest.mark.parametrize("name", ["conv1.weight", "conv1", "conv1._orig_mod.weight"])
+def test_a_network_with_compiled_parts(name: str) -> None:
+    model = randomised(Plain()).eval()
+    model.conv1 = torch.compile(model.conv1, backend="eager")  # type: ignore[assignment]
+    groups = {name: torch.tensor([2])}
+    smaller = shrink(model, TOY_IMAGE, groups, strict=True)
+    assert type(smaller.get_submodule("conv1")) is nn.Conv2d
+    assert smaller.get_submodule("conv1").out_channels == 5
+    mask_removed(model, TOY_IMAGE, groups)
+    torch.testing.assert_close(smaller(TOY_IMAGE), model(TOY_IMAGE))
+    assert not model.get_parameter("conv1._orig_mod.weight")[2].any()
+
+
 def test_wrapped_and_half_precision_models() -> None:
     model = randomised(Plain()).to(torch.bfloat16)
     groups = {"conv1.weight": torch.tensor([2])}
@@ -221,6 +254,15 @@ def test_wrapped_and_half_precision_models() -> None:
     assert smaller.conv1.weight.dtype == torch.bfloat16
     compiled = torch.compile(model, backend="eager")
     assert isinstance(shrink(compiled, TOY_IMAGE.bfloat16(), groups), Plain)
+
+
+def test_plans_are_described_in_a_line_and_come_out_the_same_each_time() -> None:
+    model = randomised(Joined())
+    groups = random_groups(model, lambda name: name in ("extra", "last", "fc"))
+    plan, again = plan_removal(model, TOY_IMAGE, groups), plan_removal(copy.deepcopy(model), TOY_IMAGE, groups)
+    assert repr(plan) == "RemovalPlan(names=3, indices_removed=5, names_with_some_kept=1, layers=4)"
+    assert plan.kept == again.kept
+    assert all(torch.equal(indices, again.removed[name]) for name, indices in plan.removed.items())
 
 
 def test_nothing_to_remove_gives_an_equal_copy() -> None:

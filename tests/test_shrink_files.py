@@ -73,6 +73,55 @@ def test_tied_and_double_networks(tmp_path: Path) -> None:
     assert torch.equal(loaded(example), small(example))
 
 
+class TwoNames(nn.Module):
+    """Its first layer has two names; input (batch, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 6)
+        self.alias = nn.ModuleList([self.first])
+        self.last = nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.alias[0](x).relu())
+
+
+@pytest.mark.parametrize("name", ["first", "alias.0"])
+def test_a_layer_with_two_names(name: str, tmp_path: Path) -> None:
+    example = torch.randn(2, 3)
+    small = shrink(TwoNames(), example, {name: torch.tensor([1, 4])}, strict=True)
+    save_shrunk(small, tmp_path / "small.safetensors")
+    loaded = load_shrunk(TwoNames, tmp_path / "small.safetensors")
+    assert loaded.get_submodule("alias.0") is loaded.get_submodule("first")
+    assert torch.equal(loaded(example), small(example))
+    resized, sizes = TwoNames(), {"in_features": 3, "out_features": 4}
+    with pytest.raises(ValueError, match=r"first and alias\.0 are the same module, with the widths"):
+        resize(resized, {"first": sizes, "alias.0": sizes | {"out_features": 5}})
+    resize(resized, {"first": sizes, "alias.0": sizes, "last": {"in_features": 4, "out_features": 2}})
+    assert resized(example).shape == (2, 2)
+
+
+def test_networks_with_compiled_parts(smaller: nn.Module, tmp_path: Path) -> None:
+    def with_compiled_part() -> nn.Module:
+        model = Grouped()
+        model.conv1 = torch.compile(model.conv1, backend="eager")  # type: ignore[assignment]
+        return model
+
+    save_shrunk(smaller, tmp_path / "small.safetensors")
+    assert torch.equal(load_shrunk(with_compiled_part, tmp_path / "small.safetensors").eval()(IMAGE), smaller(IMAGE))
+    original = with_compiled_part()
+    save_shrunk(original, tmp_path / "whole.safetensors")
+    loaded = load_shrunk(Grouped, tmp_path / "whole.safetensors")
+    assert torch.equal(loaded.conv1.weight, original.get_parameter("conv1._orig_mod.weight"))
+
+
+def test_folders_of_runs(smaller: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"is a folder without model\.safetensors"):
+        load_shrunk(Grouped, tmp_path)
+    save_shrunk(smaller, tmp_path / "model.safetensors")
+    assert widths(load_shrunk(Grouped, tmp_path)) == widths(smaller)
+
+
 def test_files_that_do_not_fit(smaller: nn.Module, tmp_path: Path) -> None:
     file = tmp_path / "small.safetensors"
     save_shrunk(smaller, file)
@@ -84,6 +133,8 @@ def test_files_that_do_not_fit(smaller: nn.Module, tmp_path: Path) -> None:
         load_shrunk(dict, file)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="model_factory must be a function"):
         load_shrunk("Grouped", file)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"a function that makes the network, got Grouped; write for instance lambda"):
+        load_shrunk(Grouped(), file)
     with pytest.raises(FileNotFoundError, match="there is no file"):
         load_shrunk(Grouped, tmp_path / "other.safetensors")
 

@@ -6,10 +6,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shrink_networks import LAYERS, check_equal, randomised
+from shrink_networks import LAYERS, check_planned, randomised
 from torch import Tensor, nn
-
-from sparsewright.structured import plan_removal
 
 KINDS = ("plain", "residual", "joined", "depthwise", "grouped", "padded")
 ACTIVATIONS = (F.relu, F.gelu, torch.tanh, torch.sigmoid, F.hardswish, F.softplus)
@@ -77,8 +75,7 @@ def test_smaller_and_masked_agree(
             # Layers that are coupled lose something only if they are asked for the same.
             order = torch.arange(width) if aligned else torch.randperm(width)
             groups[f"{name}.weight"] = order[: int(ratio * width)]
-    smaller = check_equal(model, image, groups, granularity, complete=False, seed=seed)
-    plan = plan_removal(model, image, groups, granularity=granularity)
+    smaller, plan = check_planned(model, image, groups, granularity, seed=seed)
     for name, asked in groups.items():
         assert set(plan.removed[name].tolist()) <= set(asked.tolist())
         assert (name in plan.kept) == (len(plan.removed[name]) < len(asked))

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from shrink_networks import Grouped, Joined, Plain, check_equal, randomised
+from shrink_networks import Grouped, Joined, Plain, check_planned, randomised
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from sparsewright.groups import PrunedGroups
-from sparsewright.structured import NotRemovedWarning, plan_removal, shrink
+from sparsewright.structured import NotRemovedWarning, shrink
 
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -22,8 +22,7 @@ IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 def kept(model: nn.Module, groups: dict[str, list[int]], granularity: str = "filter") -> dict[str, str]:
     """What stays and why; the rest is removed and compared."""
     tensors = {name: torch.tensor(indices, dtype=torch.int64) for name, indices in groups.items()}
-    check_equal(randomised(model), IMAGE, tensors, granularity, complete=False)
-    return plan_removal(model, IMAGE, tensors, granularity=granularity).kept
+    return check_planned(randomised(model), IMAGE, tensors, granularity)[1].kept
 
 
 class Body(nn.Module):
@@ -92,14 +91,14 @@ def test_layers_of_a_sum_that_are_not_listed_keep_it_alive() -> None:
         model.right.weight[0] = 0
         model.right.bias[0] = 0
     found = kept(model, {"stem.weight": [3, 4]})
-    assert found == {"stem.weight": "1 of 2 filters: goes together with right, which is not listed"}
+    assert found == {"stem.weight": "1 of 2 filters: goes together with right, which was not listed"}
 
 
 def test_inputs_that_another_layer_reads_too() -> None:
     found = kept(Joined(), {"left.weight": [1, 2], "right.weight": [2, 4], "extra.weight": [2]}, "channel")
     assert set(found) == {"left.weight", "right.weight", "extra.weight"}
-    assert found["extra.weight"] == "1 of 1 channels: goes together with last, which is not listed"
-    assert "goes together with last, which is not listed" in found["left.weight"]
+    assert found["extra.weight"] == "1 of 1 channels: goes together with last, which was not listed"
+    assert "goes together with last, which was not listed" in found["left.weight"]
 
 
 def test_inputs_from_a_flatten_go_only_with_their_whole_filter() -> None:
@@ -118,7 +117,7 @@ def test_unequal_groups_lose_what_all_of_them_can() -> None:
 
 def test_depthwise_filters_alone_leave_the_layer_before_them_alive() -> None:
     found = kept(Grouped(), {"depthwise.weight": [0, 6]})
-    assert found == {"depthwise.weight": "2 of 2 filters: goes together with grouped, which is not listed"}
+    assert found == {"depthwise.weight": "2 of 2 filters: goes together with grouped, which was not listed"}
 
 
 class Uses(nn.Module):
@@ -162,15 +161,15 @@ def test_tied_weights() -> None:
 
 def test_parameters_that_are_no_weights_of_layers() -> None:
     found = kept(Plain(), {"bn1.weight": [1], "conv1.bias": [1]})
-    assert "BatchNorm2d is neither a Linear nor a Conv layer" in found["bn1.weight"]
-    assert "it is not the weight of its layer" in found["conv1.bias"]
+    assert found == dict.fromkeys(found, "is not a weight of a Linear or convolution layer")
+    assert set(found) == {"bn1.weight", "conv1.bias"}
 
 
 def test_reparametrised_weights() -> None:
     model = Plain()
     parametrizations.weight_norm(model.conv2)
     found = kept(model, {"conv2.parametrizations.weight.original1": [1]})
-    assert "is neither a Linear nor a Conv layer" in found["conv2.parametrizations.weight.original1"]
+    assert found["conv2.parametrizations.weight.original1"] == "is not a weight of a Linear or convolution layer"
     found = kept(model, {"conv1.weight": [1]})
     assert found["conv1.weight"] == "1 of 1 filters: goes together with conv2, which is re-parametrised"
 
@@ -205,7 +204,12 @@ def test_warning_and_strict() -> None:
 ONE = torch.tensor([1])
 BAD: list[tuple[Any, type[Exception], str]] = [
     ([("conv1.weight", ONE)], TypeError, "pruned_groups must map parameter names to indices, got list"),
-    ({"conv1.wait": ONE}, ValueError, "no parameter 'conv1.wait'; did you mean 'conv1.weight'"),
+    ({"conv1.wait": ONE}, ValueError, "has no parameter, .*'conv1.wait'; did you mean 'conv1.weight'"),
+    ({"conv9.weight": ONE}, ValueError, "has no parameter, .*'conv9.weight'; did you mean 'conv[12]'"),
+    ({"head.weight": ONE}, ValueError, "has no parameter, and no layer with a weight, 'head.weight'$"),
+    ({"conv1": torch.tensor([6])}, ValueError, r"pruned_groups\['conv1'\] holds the index 6; the layer has 0 to 5"),
+    ({1: ONE}, TypeError, "must have names of parameters or layers as keys, got 1"),
+    ({"conv1": ONE, "conv1.weight": ONE + 1}, ValueError, "'conv1' and 'conv1.weight' are the same layer, with diff"),
     ({"conv1.weight": [1]}, TypeError, "'conv1.weight'.* 1-D tensor of integer indices, got list"),
     ({"conv1.weight": torch.tensor([1.0])}, TypeError, "'conv1.weight'.* integer indices, got torch.float32"),
     ({"conv1.weight": torch.ones(6).bool()}, TypeError, "'conv1.weight'.* integer indices, got torch.bool"),
@@ -231,6 +235,15 @@ def test_granularity() -> None:
         shrink(Plain(), IMAGE, groups, granularity="filter")
     with pytest.raises(ValueError, match="granularity must be one of 'filter', 'channel', got 'row'"):
         shrink(Plain(), IMAGE, dict(groups), granularity="row")
+
+
+def test_values_that_are_not_finite() -> None:
+    model = Plain()
+    with torch.no_grad():
+        model.fc1.weight[0, 0] = torch.nan
+        model.bn1.running_var[1] = torch.inf
+    with pytest.raises(ValueError, match=r"Plain has values that are not finite .* in fc1\.weight, bn1\.running_var$"):
+        shrink(model, IMAGE, {"conv1": ONE})
 
 
 def test_bad_models_and_examples() -> None:

@@ -15,11 +15,15 @@ from safetensors.torch import load_file, save_file
 
 import sparsewright as sw
 from sparsewright.analysis import layer_flops
+from sparsewright.cli.run_sizes import compare_sizes
+from sparsewright.cli.tables import summary_pairs
 from sparsewright.export import save_hdf5
 from sparsewright.models import create_model
 from sparsewright.structured import NotRemovedWarning
 from sparsewright.training import RecipeError, Start, evaluate, load_recipe, load_run, read_metrics, stages, train
 from sparsewright.training.loop import Trainer
+from sparsewright.training.published import evaluate_published
+from sparsewright.training.untrained import UntrainedWarning
 from sparsewright.training.weights import first_names, read_metadata
 
 GREG = "digits/lenet300/greg1-2.85x"
@@ -54,6 +58,12 @@ def checksum(folder: Path) -> str:
 
 def parameters(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, run(folder)
 
 
 @pytest.mark.parametrize("method", ["greg-1", "greg-2"])
@@ -113,6 +123,51 @@ def test_another_run_goes_on_from_the_small_network(tmp_path: Path, kind: str) -
     assert parameters(load_run(tmp_path / "next").model) == 17_810
 
 
+@pytest.mark.parametrize(
+    ("overrides", "asked"),
+    [
+        (["method=gmp", "sparsity=0.9"], 0.9),
+        (["method=magnitude", "method.granularity=filter", "sparsity=0.5", "stages=[{kind: prune}]"], 0.5),
+    ],
+)
+def test_a_small_network_that_is_masked_again(
+    tmp_path: Path, whole: tuple[Path, dict[str, Any]], overrides: list[str], asked: float
+) -> None:
+    """Zeros make the network cheaper for sparse kernels only: the speed-up is that of the layers."""
+    folder, small = whole
+    out = tmp_path / "run"
+    recipe = load_recipe("digits/lenet300", ["duration=2ep", *overrides])
+    summary = train(recipe, out=out, start=Start(weights=folder), device="cpu", quiet=True)
+    assert (
+        summary["theoretical_speedup"]
+        == small["theoretical_speedup"]
+        == compare_sizes(load_run(out)).theoretical_speedup
+    )
+    assert summary["inference_flops_sparse"] < small["inference_flops_sparse"]
+    assert summary["sparsity"] == pytest.approx(asked, abs=0.04)
+    pairs = summary_pairs(summary)
+    assert pairs["sparsity"].startswith(f"{100 * summary['sparsity']:.2f} %")
+    assert pairs["speed-up in theory"].startswith("2.85x, with the zeros")
+    assert "sparsity" not in summary_pairs(small)
+
+
+def test_weights_of_a_shrunk_network_are_told_from_a_checkpoint(whole: tuple[Path, dict[str, Any]]) -> None:
+    with pytest.raises(ValueError, match=r"shrunk network.* sparsewright eval RUN") as caught:
+        evaluate_published("lenet300", "digits", weights=whole[0] / "model.safetensors", device="cpu")
+    assert "--partial" not in str(caught.value)
+
+
+def test_greg_on_random_weights_is_a_warning(tmp_path: Path, whole: tuple[Path, dict[str, Any]]) -> None:
+    recipe = load_recipe(
+        "digits/lenet300",
+        ["method=greg-1", "sparsity=0.5", "duration=2ep", "method.reg_step=0.2", "method.stabilize_steps=1"],
+    )
+    with pytest.warns(UntrainedWarning, match=r"greg-1 is made for a trained network.*dense.*--weights"):
+        train(recipe, out=tmp_path / "random", device="cpu", quiet=True)
+    # Warnings are errors: none here, and none in the runs with a base.
+    train(recipe, out=tmp_path / "trained", start=Start(weights=whole[0]), device="cpu", quiet=True)
+
+
 class Killed(BaseException):
     """Stands for a process that ends."""
 
@@ -153,12 +208,6 @@ MOMENTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "at the start of fine-tuning": lambda patch: kill_at_step(patch, BASE_STEPS + GREG_STEPS),
     "in fine-tuning": lambda patch: kill_at_step(patch, BASE_STEPS + GREG_STEPS + 30),
 }
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    return folder, run(folder)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -276,6 +325,7 @@ def test_damaged_widths_are_named(tmp_path: Path) -> None:
         ("[{kind: prune, method: static}, {kind: shrink}]", ["static", "single weights"]),
         ("[{kind: prune}, {kind: shrink, duration: 2ep}]", ["duration", "shrink"]),
         ("[{method: dense, duration: auto}, {kind: prune}]", ["auto", "greg-1", "dense"]),
+        ("[{kind: shrink}, {method: dense}]", ["shrink", "it is the first"]),
         ("[{method: greg-1, duration: auto, schedule: cosine}]", ["auto", "constant", "cosine"]),
         ("[{method: granet, sparsity: [0, 0.5, 0]}]", ["granet", "one number", "greg-1"]),
     ],
@@ -284,6 +334,13 @@ def test_stages_that_do_not_fit_each_other_are_refused(stages_: str, words: list
     with pytest.raises(RecipeError) as caught:
         load_recipe(L1, [f"stages={stages_}"])
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize("key", ["method_defaults.granularity", "stages.1.method.granularity"])
+def test_a_granularity_that_does_not_exist_is_named(key: str) -> None:
+    method = ["stages.1.method=greg-1"] if key.startswith("stages") else []
+    with pytest.raises(RecipeError, match=r"granularity must be one of 'weight', 'filter', 'channel', got 'filters'"):
+        load_recipe(GREG, [*method, f"{key}=filters"])
 
 
 def test_an_evaluation_may_come_between() -> None:

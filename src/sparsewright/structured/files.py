@@ -15,10 +15,13 @@ from sparsewright.checks import join_names
 from sparsewright.extras import explain_missing
 from sparsewright.files import write_atomically
 from sparsewright.modules import unwrapped
+from sparsewright.structured.copies import with_plain_parts
 from sparsewright.structured.widths import resize, widths
 
 METADATA_KEY = "sparsewright"
 """Where the widths are, as JSON under "widths", in the metadata of the file."""
+
+_RUN_WEIGHTS = "model.safetensors"
 
 
 def save_shrunk(model: nn.Module, file: Path | str) -> None:
@@ -33,7 +36,7 @@ def save_shrunk(model: nn.Module, file: Path | str) -> None:
         SaveError: writing failed; a former file is intact.
         TypeError: ``model`` is no module.
     """
-    network = unwrapped(model)
+    network = with_plain_parts(unwrapped(model))
     safetensors = _safetensors()
     tensors = {name: tensor.detach().contiguous() for name, tensor in _state(network).items()}
     text = json.dumps({"widths": widths(network)}, sort_keys=True)
@@ -46,30 +49,44 @@ def load_shrunk(model_factory: Callable[[], nn.Module], file: Path | str) -> nn.
 
     Args:
         model_factory: makes the network that was shrunk, at its original widths; its own weights do not matter.
-        file: written by :func:`save_shrunk`, or the ``model.safetensors`` of a run that shrinks its network.
+        file: written by :func:`save_shrunk`; or the folder of a run that shrinks its network, or the
+            ``model.safetensors`` in it.
 
     Returns:
-        The network in training mode or not, on the device, as ``model_factory`` makes it.
+        The network in the mode (training, unless the function switches it) and on the device that ``model_factory``
+        makes it in, unwrapped; parts that it compiles are plain modules.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file, or none in the folder.
         ModuleNotFoundError: safetensors is not installed.
-        TypeError: ``model_factory`` does not make a module.
+        TypeError: ``model_factory`` is no function, such as a module, or does not make a module.
         ValueError: the file is damaged, holds no widths, or is of another network; tensors of another type included.
     """
-    path = Path(file)
+    if isinstance(model_factory, nn.Module) or not callable(model_factory):
+        kind = type(model_factory).__name__
+        raise TypeError(
+            f"model_factory must be a function that makes the network, got {kind}; write for instance lambda: Net()"
+        )
+    path = _weights_file(Path(file))
     found, tensors = _read(path)
-    if not callable(model_factory):
-        raise TypeError(f"model_factory must be a function that makes the network, got {type(model_factory).__name__}")
     model = model_factory()
     if not isinstance(model, nn.Module):
         raise TypeError(f"model_factory must make a torch.nn.Module, got {type(model).__name__}")
+    model = with_plain_parts(unwrapped(model))
     try:
         resize(model, found)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} does not fit {type(model).__name__}: {error}") from error
     _fill(model, tensors, path)
     return model
+
+
+def _weights_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    if not (path / _RUN_WEIGHTS).is_file():
+        raise FileNotFoundError(f"{path} is a folder without {_RUN_WEIGHTS}; give a file, or the folder of a run")
+    return path / _RUN_WEIGHTS
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sparsewright.checks import join_names
 from sparsewright.modules import checked_inputs, unwrapped
+from sparsewright.structured.copies import with_plain_parts
 from sparsewright.structured.coupling import Site, Unit, find_units
 from sparsewright.structured.removal import LayerRemoval, removal_of
 from sparsewright.structured.request import Request, read_request
@@ -19,13 +20,13 @@ from sparsewright.structured.tracing import Trace, trace
 from sparsewright.structured.verification import Verification, largest_agreeing
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RemovalPlan:
     """What can be taken out of a network.
 
     Attributes:
-        removed: parameter name -> sorted 1-D int64 indices that go, of those asked for; an entry for each name given.
-        kept: parameter name -> how many of those asked for stay, and why; only where some do.
+        removed: name as given -> sorted 1-D int64 indices that go, of those asked for; an entry for each name given.
+        kept: name as given -> how many of those asked for stay, and why; only where some do.
         layers: layer name -> the output and input channels that it loses, coupled layers (batch norms, depthwise
             convolutions, consumers) included.
     """
@@ -33,6 +34,13 @@ class RemovalPlan:
     removed: dict[str, Tensor]
     kept: dict[str, str]
     layers: dict[str, LayerRemoval]
+
+    def __repr__(self) -> str:
+        going = sum(map(len, self.removed.values()))
+        return (
+            f"RemovalPlan(names={len(self.removed)}, indices_removed={going}, names_with_some_kept={len(self.kept)}, "
+            f"layers={len(self.layers)})"
+        )
 
 
 def plan_removal(
@@ -47,21 +55,33 @@ def plan_removal(
     Args:
         model: the network, on any device and wrapped or not; it is only read, and copies of it are run.
         example_input: what its forward takes, a tensor or several; one sample is enough.
-        pruned_groups: ``sparsifier.pruned_groups``, or any mapping of parameter names (of the unwrapped model) to 1-D
-            integer tensors of output channels (filters) or input channels.
+        pruned_groups: ``sparsifier.pruned_groups``, or any mapping of names to 1-D integer tensors of output channels
+            (filters) or input channels. A name is that of a weight, with or without the prefixes of wrappers, or of
+            the layer that it belongs to.
         granularity: "filter" or "channel"; None takes that of ``pruned_groups``, or "filter" where it has none.
 
     Raises:
         ModuleNotFoundError: torch-pruning is not installed.
         TypeError: an argument of a wrong type.
-        ValueError: unknown names, indices out of range, single weights, or a network that cannot be copied or run.
+        ValueError: unknown names, indices out of range, single weights, or a network that cannot be copied or run, or
+            whose weights are not finite.
     """
-    network, inputs = unwrapped(model), checked_inputs(example_input)
+    network, inputs = with_plain_parts(unwrapped(model)), checked_inputs(example_input)
     request = read_request(network, pruned_groups, granularity)
+    _refuse_not_finite(network)
     choice = _Choice(network, request, trace(network, inputs))
     if choice.units:
         choice.check_by_running(Verification(network, inputs))
     return choice.plan()
+
+
+def _refuse_not_finite(network: nn.Module) -> None:
+    statistics = [item for item in network.named_buffers() if item[0].endswith(("running_mean", "running_var"))]
+    tensors = dict([*network.named_parameters(), *statistics])
+    if wrong := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
+        raise ValueError(
+            f"{type(network).__name__} has values that are not finite (NaN or infinite) in {join_names(wrong)}"
+        )
 
 
 class _Choice:
@@ -98,6 +118,9 @@ class _Choice:
         layers = removal_of(self.units, self._network)
         removed, kept = {}, {}
         for name, listed in self._request.listed.items():
+            if listed.impossible is not None and len(listed.indices):
+                removed[name], kept[name] = listed.indices[:0], listed.impossible
+                continue
             missing = {index: reason for index in listed.indices.tolist() if (reason := self._why_kept(name, index))}
             removed[name] = torch.tensor([i for i in listed.indices.tolist() if i not in missing], dtype=torch.int64)
             if missing:
@@ -112,14 +135,15 @@ class _Choice:
         reached = {
             (site.name, channel) for unit in self.units for site, found in unit.channels.items() for channel in found
         }
-        for name, listed in self._request.listed.items():
+        for listed in self._request.listed.values():
             asked = {(listed.layer, channel) for i in listed.indices.tolist() for channel in listed.channels(i)}
-            self._reasons |= dict.fromkeys(asked - reached, self._why_unreached(name))
+            self._reasons |= dict.fromkeys(asked - reached, self._why_unreached(listed.layer))
 
-    def _why_unreached(self, name: str) -> str:
-        uses = self._trace.uses.get(name, 0)
+    def _why_unreached(self, layer: str) -> str:
+        weight = f"{layer}.weight" if layer else "weight"
+        uses = self._trace.uses.get(weight, 0)
         if uses != 1:
-            return reason_by_uses(name, uses)
+            return reason_by_uses(weight, uses)
         if self._trace.failure is not None:
             return self._trace.failure
         return "no layer puts out what it takes in" if self._request.side == "input" else "it is not called as a layer"
@@ -140,8 +164,6 @@ class _Choice:
     def _why_kept(self, name: str, index: int) -> str | None:
         """Why a group that was asked for stays; None if it goes."""
         listed = self._request.listed[name]
-        if listed.impossible is not None:
-            return listed.impossible
         found = [self._reasons.get((listed.layer, channel)) for channel in listed.channels(index)]
         return next((reason for reason in found if reason is not None), None)
 

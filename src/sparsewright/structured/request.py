@@ -9,9 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sparsewright.checks import check_choice, did_you_mean
+from sparsewright.checks import check_choice
 from sparsewright.modules import is_weight_layer
 from sparsewright.structured.layers import groups_of, input_width, output_width
+from sparsewright.structured.names import ParameterNames
 
 Removable = Literal["filter", "channel"]
 _REMOVABLE: tuple[Removable, ...] = ("filter", "channel")
@@ -44,7 +45,7 @@ class Request:
 
     Args:
         granularity: "filter" (output channels) or "channel" (input channels).
-        listed: parameter name -> its groups.
+        listed: name as the user spells it -> its groups.
 
     Attributes:
         granularity: as given.
@@ -76,35 +77,43 @@ def read_request(model: nn.Module, pruned_groups: Any, granularity: str | None) 
 
     Args:
         model: the unwrapped network.
-        pruned_groups: parameter name -> 1-D integer tensor of indices.
+        pruned_groups: name of a parameter, or of the layer whose weight is meant -> 1-D integer tensor of indices.
         granularity: "filter" or "channel"; None for that of ``pruned_groups``, or "filter" where it has none.
 
     Raises:
         TypeError: no mapping of names to integer tensors.
-        ValueError: an unknown name, an index twice or out of range, or single weights.
+        ValueError: an unknown name, an index twice or out of range, single weights, or two names of one layer with
+            different indices.
     """
     if not isinstance(pruned_groups, Mapping):
         raise TypeError(f"pruned_groups must map parameter names to indices, got {type(pruned_groups).__name__}")
     kind = _granularity(pruned_groups, granularity)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    names = ParameterNames(model)
     first_names = {id(module): name for name, module in model.named_modules()}
     listed: dict[str, Listed] = {}
     for name, indices in pruned_groups.items():
-        if name not in parameters:
-            raise ValueError(f"pruned_groups: the model has no parameter {name!r}{did_you_mean(name, parameters)}")
-        module_name, _, local_name = name.rpartition(".")
+        module_name, _, local_name = names.find(name).rpartition(".")
         layer = model.get_submodule(module_name)
         listed[name] = _listed(name, local_name, layer, first_names[id(layer)], indices, kind)
+    _refuse_contradictions(listed)
     return Request(kind, listed)
 
 
 def _listed(name: str, local_name: str, layer: nn.Module, layer_name: str, indices: Any, kind: Removable) -> Listed:
-    problem = _problem(layer, local_name)
-    if problem is not None:
-        return Listed(layer_name, _checked(name, indices, None), (), problem)
+    if local_name != "weight" or not is_weight_layer(layer):
+        return Listed(layer_name, _checked(name, indices, None), (), "is not a weight of a Linear or convolution layer")
     width = output_width(layer) if kind == "filter" else input_width(layer)
     size = width // groups_of(layer) if _counted_within_groups(layer, kind) else width
     return Listed(layer_name, _checked(name, indices, size), tuple(range(0, width, size)))
+
+
+def _refuse_contradictions(listed: Mapping[str, Listed]) -> None:
+    first: dict[str, str] = {}
+    for name, entry in listed.items():
+        if entry.impossible is None:
+            former = first.setdefault(entry.layer, name)
+            if not torch.equal(listed[former].indices, entry.indices):
+                raise ValueError(f"pruned_groups: {former!r} and {name!r} are the same layer, with different indices")
 
 
 def _granularity(pruned_groups: Mapping[str, Tensor], granularity: str | None) -> Removable:
@@ -116,14 +125,6 @@ def _granularity(pruned_groups: Mapping[str, Tensor], granularity: str | None) -
         raise ValueError("single weights cannot be taken out of a layer; granularity must be 'filter' or 'channel'")
     check_choice(kind, "granularity", _REMOVABLE)
     return "channel" if kind == "channel" else "filter"
-
-
-def _problem(layer: nn.Module, local_name: str) -> str | None:
-    if not is_weight_layer(layer):
-        return f"{type(layer).__name__} is neither a Linear nor a Conv layer"
-    if local_name != "weight":
-        return "it is not the weight of its layer" if local_name in layer._parameters else "it is re-parametrised"
-    return None
 
 
 def _counted_within_groups(layer: nn.Module, kind: Removable) -> bool:

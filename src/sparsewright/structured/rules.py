@@ -53,7 +53,7 @@ def reason_by_request(unit: Unit, layers: Mapping[str, nn.Module], request: Requ
         if listed:
             return f"goes together with {site.name}, where not the same ones are chosen"
         if _is_alive(layer, side, channels):
-            return f"goes together with {site.name}, which is not listed"
+            return f"goes together with {site.name}, which was not listed"
     return None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from sparsewright.modules import unwrapped
-from sparsewright.structured.copies import plain_copy
+from sparsewright.structured.copies import plain_copy, with_plain_parts
 from sparsewright.structured.plan import RemovalPlan, plan_removal
 from sparsewright.structured.removal import take_out, zero_channels
 
@@ -34,20 +34,21 @@ def shrink(
     Args:
         model: the network, on any device and wrapped or not. It is left as it is.
         example_input: what its forward takes, a tensor or several; one sample is enough.
-        pruned_groups: ``sparsifier.pruned_groups``, or any mapping of parameter names (of the unwrapped model) to 1-D
-            integer tensors of output channels (filters) or input channels.
+        pruned_groups: ``sparsifier.pruned_groups``, or any mapping of names to 1-D integer tensors of output channels
+            (filters) or input channels. A name is that of a weight, with or without the prefixes of wrappers, or of
+            the layer that it belongs to.
         granularity: "filter" or "channel"; None takes that of ``pruned_groups``, or "filter" where it has none.
         strict: raise an error, instead of the warning, where something stays.
 
     Returns:
         A module of the same class, on the same device, of the same type and mode; unwrapped, with new parameters and
-        without forward or backward hooks.
+        without forward or backward hooks. Parts of it that were compiled are plain modules.
 
     Raises:
         ModuleNotFoundError: torch-pruning is not installed.
         TypeError: an argument of a wrong type.
-        ValueError: unknown names, indices out of range, single weights, a network that cannot be copied or run, or,
-            with ``strict``, something that cannot be removed.
+        ValueError: unknown names, indices out of range, single weights, a network that cannot be copied or run or
+            whose weights are not finite, or, with ``strict``, something that cannot be removed.
 
     Warns:
         NotRemovedWarning: something stays; names the weight, the number and the reason.
@@ -87,7 +88,7 @@ def mask_removed(
     """
     plan = plan_removal(model, example_input, pruned_groups, granularity=granularity)
     _report(plan, strict=False)
-    zero_channels(unwrapped(model), plan.layers, inputs=True)
+    zero_channels(with_plain_parts(unwrapped(model)), plan.layers, inputs=True)
 
 
 def _report(plan: RemovalPlan, *, strict: bool) -> None:

@@ -19,9 +19,9 @@ def widths(model: nn.Module) -> dict[str, dict[str, int]]:
         model: any module; it is only read.
 
     Returns:
-        Module name -> width attributes: ``in_channels``, ``out_channels`` and ``groups`` of a convolution,
-        ``in_features`` and ``out_features`` of a Linear layer, ``num_features`` of a norm and
-        ``num_parameters`` of a PReLU.
+        Module name (the first, where one has several) -> width attributes: ``in_channels``, ``out_channels`` and
+        ``groups`` of a convolution, ``in_features`` and ``out_features`` of a Linear layer, ``num_features`` of a norm
+        and ``num_parameters`` of a PReLU.
     """
     return {
         name: {width: int(getattr(module, width)) for width in names}
@@ -38,7 +38,7 @@ def resize(model: nn.Module, widths: Mapping[str, Mapping[str, int]]) -> None:
 
     Args:
         model: the network.
-        widths: as :func:`widths` returns them.
+        widths: as :func:`widths` returns them; a module with several names may be under any of them.
 
     Raises:
         TypeError: widths are not such a mapping.
@@ -72,12 +72,16 @@ def replace_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
 def _checked(model: nn.Module, widths: Any) -> dict[str, dict[str, int]]:
     if not isinstance(widths, Mapping):
         raise TypeError(f"widths must map module names to their widths, got {type(widths).__name__}")
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
+    given: dict[int, tuple[str, dict[str, int]]] = {}
     wanted = {}
     for name, sizes in widths.items():
         if name not in modules:
             raise ValueError(f"{type(model).__name__} has no module {name!r}{did_you_mean(name, modules)}")
         sizes = _checked_sizes(name, modules[name], sizes)
+        former, others = given.setdefault(id(modules[name]), (name, sizes))
+        if sizes != others:
+            raise ValueError(f"{former} and {name} are the same module, with the widths {others} and {sizes}")
         if any(getattr(modules[name], attribute) != size for attribute, size in sizes.items()):
             wanted[name] = sizes
     return wanted
@@ -102,7 +106,7 @@ def _checked_sizes(name: str, module: nn.Module, sizes: Any) -> dict[str, int]:
 
 def _refuse_shared(model: nn.Module, wanted: Mapping[str, Mapping[str, int]]) -> None:
     uses: dict[int, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
+    for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
             uses.setdefault(id(parameter), []).append(name)
     for name in wanted:
