@@ -34,10 +34,10 @@ def test_networks_are_timed_in_turn_and_left_as_they_were() -> None:
     found = measure_latency({"slow": slow, "fast": fast}, torch.zeros(7, 3), seconds=0)
     assert list(found) == ["slow", "fast"]
     # Sleeping may take longer, never shorter.
-    assert found["slow"].median >= 12
-    assert found["fast"].median >= 6
+    assert found["slow"].median_ms >= 12
+    assert found["fast"].median_ms >= 6
     for latency in found.values():
-        assert latency.low <= latency.median <= latency.high
+        assert latency.lower_quartile_ms <= latency.median_ms <= latency.upper_quartile_ms
         assert latency.rounds == 5
     assert log[-10:] == ["slow", "fast", "fast", "slow"] * 2 + ["slow", "fast"]
     assert slow.seen == fast.seen == {(False, False, 7)}
@@ -47,7 +47,7 @@ def test_networks_are_timed_in_turn_and_left_as_they_were() -> None:
 def test_a_larger_network_takes_longer() -> None:
     networks = {"small": nn.Linear(400, 400), "large": nn.Sequential(*(nn.Linear(400, 400) for _ in range(20)))}
     found = measure_latency(networks, torch.randn(64, 400), seconds=0.2)
-    assert found["large"].median > 2 * found["small"].median
+    assert found["large"].median_ms > 2 * found["small"].median_ms
     assert 5 <= found["small"].rounds <= 50
 
 

@@ -62,6 +62,11 @@ def test_a_file_computes_what_the_network_does_for_any_number_of_images(tmp_path
         torch.testing.assert_close(outputs(tmp_path / "model.onnx", images[:batch]), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_a_path_may_be_text(tmp_path: Path) -> None:
+    save_onnx(str(tmp_path / "model.onnx"), nn.Linear(3, 2), torch.zeros(1, 3))
+    assert outputs(tmp_path / "model.onnx", torch.zeros(4, 3)).shape == (4, 2)
+
+
 def test_a_shrunk_network_is_written_with_its_smaller_layers(tmp_path: Path, shrunk_run: Path) -> None:
     run = load_run(shrunk_run)
     save_onnx(tmp_path / "model.onnx", run.model, torch.zeros(1, *run.input_shape))
@@ -127,9 +132,12 @@ def test_inspect_shows_what_was_taken_out(shrunk_run: Path) -> None:
     assert [layer["shape"] for layer in content["layers"]] == [[150, 64], [50, 150], [10, 50]]
     assert (content["size"]["parameters"], content["size"]["parameters_dense"]) == (17_810, 50_610)
     assert content["size"]["theoretical_speedup"] == pytest.approx(100_400 / 35_200)
-    (row,) = content["latency"]
+    times = content["latency"]
+    assert (times["device"], times["threads"], times["same_sizes"]) == ("cpu", torch.get_num_threads(), False)
+    (row,) = times["batches"]
     assert row["batch"] == 2
-    assert row["ratio"] == pytest.approx(row["original"]["median"] / row["saved"]["median"])
+    assert row["original"].keys() == {"median_ms", "lower_quartile_ms", "upper_quartile_ms", "rounds"}
+    assert row["ratio"] == pytest.approx(row["original"]["median_ms"] / row["saved"]["median_ms"])
     printed = invoke("inspect", shrunk_run).stdout
     assert "17,810 of 50,610 (35.19 %)" in printed
     assert "2.85x" in printed
@@ -141,8 +149,10 @@ def test_latency_of_a_run_that_was_not_shrunk(tmp_path: Path) -> None:
     train(recipe, out=tmp_path / "run", device="cpu", quiet=True)
     printed = invoke("inspect", tmp_path / "run", "--latency", "--batch", 1, "--batch", 3).stdout
     assert "speed-up in theory" not in printed
-    rows = [line.split() for line in printed.splitlines() if line.endswith("x")]
-    assert [row[0] for row in rows] == ["1", "3"]
+    rows = [line.split() for line in printed.partition("time per batch on cpu")[2].splitlines()]
+    assert [row[0] for row in rows if row and row[0].isdigit()] == ["1", "3"]
+    assert "both networks have the same layer sizes" in printed
+    assert "ratio" not in printed
 
 
 @pytest.mark.parametrize(

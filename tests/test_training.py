@@ -47,6 +47,8 @@ from sparsewright.training.weights import load_weights, save_weights
 pytestmark = [
     # Runs this short leave GSM's passive weights no time to fade.
     pytest.mark.filterwarnings("ignore::sparsewright.training.fading.FadingWarning"),
+    # A run that is stopped and resumed is the same whatever its network was at the start.
+    pytest.mark.filterwarnings("ignore::sparsewright.training.untrained.UntrainedWarning"),
     # What is tested with AdamW holds for any optimizer; whether the penalty works well with it does not matter here.
     pytest.mark.filterwarnings("ignore:GReg.* adds its penalty to the gradient:UserWarning"),
 ]

@@ -21,17 +21,17 @@ _FEWEST_ROUNDS, _MOST_ROUNDS = 5, 50
 
 @dataclass(frozen=True)
 class Latency:
-    """Time of one network for one batch, in milliseconds.
+    """Time of one network for one batch.
 
     Attributes:
-        median: over the rounds.
-        low, high: the quartiles; half of the rounds lie between them.
+        median_ms: over the rounds, in milliseconds.
+        lower_quartile_ms, upper_quartile_ms: half of the rounds lie between them, in milliseconds.
         rounds: how often it was timed.
     """
 
-    median: float
-    low: float
-    high: float
+    median_ms: float
+    lower_quartile_ms: float
+    upper_quartile_ms: float
     rounds: int
 
 
@@ -100,5 +100,5 @@ def _wait_for(device: torch.device) -> None:
 
 def _summarise(timings: list[float]) -> Latency:
     milliseconds = torch.tensor(timings, dtype=torch.float64) * 1e3
-    low, median, high = milliseconds.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
-    return Latency(median, low, high, len(timings))
+    lower, median, upper = milliseconds.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
+    return Latency(median, lower, upper, len(timings))

@@ -40,8 +40,8 @@ def inspect(
     network that it was made from, and the ratio of their FLOPs, come after.
 
     --latency measures milliseconds per batch of that network and of the saved one, in turn in one run: the median, the
-    quartiles, and the ratio of the medians. Zeros that are still there make nothing faster. The number of CPU threads
-    is torch's (OMP_NUM_THREADS).
+    quartiles, and the ratio of the medians, unless the layers of both have the same sizes: zeros that are still there
+    make nothing faster. The number of CPU threads is torch's (OMP_NUM_THREADS).
 
     Of an HDF5 file (.hdf5, .h5), whoever wrote it, every dataset is shown, buffers included. It does not say what
     network the weights are of, so there are no FLOPs.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from sparsewright.analysis import Latency, layer_flops, measure_latency
 from sparsewright.cli.tables import flops, percent, print_table, share
@@ -39,13 +40,31 @@ class LatencyRow:
         batch: samples at a time.
         original: of the recipe's network as it was before anything was removed.
         saved: of the run's network.
-        ratio: median of the first over that of the second; above 1 the saved network is the faster one.
+        ratio: median of the first over that of the second; above 1 the saved network is the faster one. None where
+            their layers have the same sizes.
     """
 
     batch: int
     original: Latency
     saved: Latency
-    ratio: float
+    ratio: float | None
+
+
+@dataclass(frozen=True)
+class LatencyComparison:
+    """Times before and after, and what they were measured on.
+
+    Attributes:
+        device: "cpu", or "cuda" with the name of the GPU.
+        threads: CPU threads of torch; None on a GPU.
+        same_sizes: whether the layers of both networks have the same sizes, so that they differ by chance alone.
+        batches: one row per batch size.
+    """
+
+    device: str
+    threads: int | None
+    same_sizes: bool
+    batches: Sequence[LatencyRow]
 
 
 def compare_sizes(run: LoadedRun) -> Size:
@@ -66,23 +85,38 @@ def size_pairs(size: Size) -> dict[str, str]:
     }
 
 
-def compare_latencies(run: LoadedRun, batches: Sequence[int], device: torch.device) -> list[LatencyRow]:
+def compare_latencies(run: LoadedRun, batches: Sequence[int], device: torch.device) -> LatencyComparison:
     """Milliseconds per batch before and after, measured in turn on ``device``; random images and weights do."""
     networks = {_DENSE: run.dense_network().to(device), _SAVED: run.model.to(device)}
+    same = _shapes(networks[_DENSE]) == _shapes(networks[_SAVED])
     rows = []
     for batch in batches:
         found: Mapping[str, Latency] = measure_latency(networks, torch.randn(batch, *run.input_shape, device=device))
         original, saved = found[_DENSE], found[_SAVED]
-        rows.append(LatencyRow(batch, original, saved, original.median / saved.median))
-    return rows
+        rows.append(LatencyRow(batch, original, saved, None if same else original.median_ms / saved.median_ms))
+    name = f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+    return LatencyComparison(name, torch.get_num_threads() if device.type == "cpu" else None, same, rows)
 
 
-def print_latencies(rows: Sequence[LatencyRow]) -> None:
-    """One line per batch size: medians, quartiles, and the ratio."""
-    columns = ["batch", "original ms", "quartiles", "saved ms", "quartiles", "ratio"]
-    cells = [[f"{row.batch}", *_cells(row.original), *_cells(row.saved), f"{row.ratio:.2f}x"] for row in rows]
-    print_table(columns, cells, right=columns)
+def print_latencies(times: LatencyComparison) -> None:
+    """What was measured on, then one line per batch size: medians, quartiles, and the ratio."""
+    threads = "" if times.threads is None else f", {times.threads} thread{'' if times.threads == 1 else 's'}"
+    print(f"time per batch on {times.device}{threads}")
+    columns = ["batch", "original ms", "quartiles ms", "saved ms", "quartiles ms", "ratio"]
+    shown = columns[:-1] if times.same_sizes else columns
+    print_table(shown, [_row_cells(row) for row in times.batches], right=shown)
+    if times.same_sizes:
+        print("both networks have the same layer sizes: their times differ by chance, and zeros make nothing faster")
+
+
+def _row_cells(row: LatencyRow) -> list[str]:
+    ratio = [] if row.ratio is None else [f"{row.ratio:.2f}x"]
+    return [f"{row.batch}", *_cells(row.original), *_cells(row.saved), *ratio]
 
 
 def _cells(latency: Latency) -> list[str]:
-    return [f"{latency.median:.3f}", f"{latency.low:.3f} to {latency.high:.3f}"]
+    return [f"{latency.median_ms:.3f}", f"{latency.lower_quartile_ms:.3f} to {latency.upper_quartile_ms:.3f}"]
+
+
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in network.named_parameters()}

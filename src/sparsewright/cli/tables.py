@@ -106,7 +106,8 @@ def summary_pairs(summary: Mapping[str, Any]) -> dict[str, str]:
         if dense and sparse is not None:
             pairs[f"{kind} FLOPs"] = f"{flops(sparse)} of {flops(dense)} dense ({percent(sparse / dense)})"
     if summary.get("shrunk") and summary.get("theoretical_speedup"):
-        pairs["speed-up in theory"] = f"{summary['theoretical_speedup']:.2f}x"
+        held = ", with the zeros that masks hold" if summary["sparsity"] else ""
+        pairs["speed-up in theory"] = f"{summary['theoretical_speedup']:.2f}x{held}"
     if "train_seconds" in summary:
         pairs["trained for"] = seconds(summary["train_seconds"])
     return pairs
@@ -164,6 +165,8 @@ def _removed_pairs(summary: Mapping[str, Any]) -> dict[str, str]:
     """The lines about a network from which filters or channels were taken out."""
     left, dense = summary["parameters"], summary["parameters_dense"]
     pairs = {"ratios": _ratios(summary["target_sparsity"])} if summary["target_sparsity"] else {}
+    if summary["sparsity"]:
+        pairs["sparsity"] = f"{percent(summary['sparsity'])} of the layers that are left, zeros that masks hold"
     pairs["parameters"] = share(left, dense)
     if summary["not_removed"]:
         pairs["not removed"] = f"in {len(summary['not_removed'])} layers; the reasons are in summary.json"

@@ -22,7 +22,7 @@ class ONNXError(ValueError):
     """A network that cannot be written as ONNX."""
 
 
-def save_onnx(path: Path, model: nn.Module, example_input: Tensor) -> None:
+def save_onnx(path: Path | str, model: nn.Module, example_input: Tensor) -> None:
     """Write a network, weights included, to an ONNX file that takes any number of samples.
 
     Args:
@@ -36,7 +36,7 @@ def save_onnx(path: Path, model: nn.Module, example_input: Tensor) -> None:
         SaveError: writing failed; a former file at ``path`` is intact.
     """
     content = _serialised(model, example_input)
-    write_atomically(path, lambda stream: stream.write(content))
+    write_atomically(Path(path), lambda stream: stream.write(content))
 
 
 def _serialised(model: nn.Module, example_input: Tensor) -> bytes:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import PlainSerializer, PlainValidator
 
+from sparsewright.checks import join_names
 from sparsewright.methods.registry import list_methods, method_info
 from sparsewright.sparsifier import Sparsifier
 from sparsewright.training.duration import Duration
@@ -19,7 +20,13 @@ AUTO = "auto"
 def _parse(value: object) -> Duration | Literal["auto"]:
     if isinstance(value, Duration):
         return value
-    return AUTO if value == AUTO else Duration.parse(value)
+    if value == AUTO:
+        return AUTO
+    try:
+        return Duration.parse(value)
+    except ValueError as error:
+        methods = join_names(methods_with_own_length())
+        raise ValueError(f"{error}; {AUTO} is for methods with a length of their own ({methods})") from error
 
 
 StageDuration = Annotated[Duration | Literal["auto"], PlainValidator(_parse), PlainSerializer(str, when_used="json")]

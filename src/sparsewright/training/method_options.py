@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from sparsewright.checks import check_choice, join_names
+from sparsewright.groups import GRANULARITIES
 from sparsewright.methods.registry import list_methods
 from sparsewright.training.suggestions import nearest
 
@@ -44,21 +46,27 @@ def default_options(method: str) -> dict[str, Any]:
 
 
 def check_method(method: str, options: Mapping[str, Any]) -> None:
-    """Raises ValueError when there is no such method, or it does not have one of the options."""
+    """Raises ValueError when there is no such method, it does not have one of the options, or no such granularity."""
     if method != DENSE and method not in _options_by_method():
         raise ValueError(f"unknown method {method!r}{nearest(method, [DENSE, *known_methods()])}")
     allowed = default_options(method)
     for option in options:
         if option not in allowed:
-            raise ValueError(f"method {method} has no option {option!r}{nearest(option, allowed)}")
+            owners = _methods_with(option) if method == DENSE else []
+            raise ValueError(
+                f"method {method} has no option {option!r}"
+                f"{_where_to_set(option, owners) if owners else nearest(option, allowed)}"
+            )
+    _check_granularity("method.granularity", options)
 
 
 def check_method_defaults(defaults: Mapping[str, Any]) -> None:
-    """Raises ValueError when a key is an option of no method at all."""
+    """Raises ValueError when a key is an option of no method at all, or there is no such granularity."""
     allowed = sorted({option for method in known_methods() for option in default_options(method)})
     for option in defaults:
         if option not in allowed:
             raise ValueError(f"no method has an option {option!r}{nearest(option, allowed)}")
+    _check_granularity("method_defaults.granularity", defaults)
 
 
 def granularity(method: str, options: Mapping[str, Any]) -> str | None:
@@ -68,7 +76,7 @@ def granularity(method: str, options: Mapping[str, Any]) -> str | None:
 
 def with_granularity() -> list[str]:
     """The methods that have the option."""
-    return [method for method in known_methods() if "granularity" in default_options(method)]
+    return _methods_with("granularity")
 
 
 def removes_structures(method: str, options: Mapping[str, Any]) -> bool:
@@ -80,3 +88,21 @@ def options_in_force(method: str, defaults: Mapping[str, Any], options: Mapping[
     """``defaults`` where the method has such an option, overridden by ``options``."""
     allowed = default_options(method)
     return {**{key: value for key, value in defaults.items() if key in allowed}, **options}
+
+
+def _methods_with(option: str) -> list[str]:
+    return [method for method in known_methods() if option in default_options(method)]
+
+
+def _where_to_set(option: str, owners: list[str]) -> str:
+    """The end of a sentence about an option that is given to the wrong method."""
+    return (
+        f", which is one of {join_names(owners)}; choose one with method=NAME, or where the stages name their methods "
+        f"set method_defaults.{option} for all or stages.N.method.{option} for one"
+    )
+
+
+def _check_granularity(key: str, options: Mapping[str, Any]) -> None:
+    """Here rather than when the method is made, because whether a shrink stage may follow depends on it."""
+    if "granularity" in options:
+        check_choice(options["granularity"], key, GRANULARITIES)

@@ -52,6 +52,11 @@ def build_published(
 def _check_match(
     name: str, images: EvaluationImages, weights: PublishedWeights, match: WeightMatch, partial: bool
 ) -> None:
+    if weights.shrunk and not match.complete and not partial:
+        raise ValueError(
+            f"{weights.path} is of a shrunk network, whose layers are smaller than those of {name}; "
+            "sparsewright eval RUN evaluates the run that it is from, and sparsewright.load_shrunk reads it in Python"
+        )
     if not match.matched:
         raise ValueError(f"nothing in {weights.path} fits {name}: {match.describe()}")
     if match.complete or partial:

@@ -17,6 +17,7 @@ from sparsewright.checks import join_names
 from sparsewright.export import is_hdf5, load_hdf5
 from sparsewright.scope import canonical_names
 from sparsewright.training.masks_file import refuse_masks
+from sparsewright.training.shrinking import read_widths
 from sparsewright.training.weights import read_tensors
 
 KEYS = ("state_dict", "model_state_dict", "model", "net")
@@ -45,12 +46,14 @@ class PublishedWeights:
         key: the key of the file that they were under; None where the file is the state dict itself.
         tensors: name -> tensor on the CPU, without the prefixes of wrappers (``module.``, ``_orig_mod.``).
         others: names of the entries of the state dict that are no tensors.
+        shrunk: whether the file says that its network was made smaller.
     """
 
     path: Path
     key: str | None
     tensors: Mapping[str, Tensor]
     others: tuple[str, ...] = ()
+    shrunk: bool = False
 
 
 def read_published(path: Path) -> PublishedWeights:
@@ -67,10 +70,11 @@ def read_published(path: Path) -> PublishedWeights:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}" + (", but a folder" if path.is_dir() else ""))
     if is_hdf5(path):
-        return PublishedWeights(path, None, load_hdf5(path))
+        return PublishedWeights(path, None, load_hdf5(path), shrunk=bool(read_widths(path)))
     if path.suffix.lower() == SAFETENSORS_SUFFIX:
         refuse_masks(path)
-        return _without_prefixes(path, None, read_tensors(path))
+        tensors = read_tensors(path)
+        return _without_prefixes(path, None, tensors, shrunk=bool(read_widths(path)))
     key, state = find_state(path, _load(path))
     return _without_prefixes(path, key, state)
 
@@ -98,11 +102,13 @@ def _holds_tensors(value: object) -> bool:
     return isinstance(value, Mapping) and any(isinstance(item, Tensor) for item in value.values())
 
 
-def _without_prefixes(path: Path, key: str | None, state: Mapping[str, Any]) -> PublishedWeights:
+def _without_prefixes(
+    path: Path, key: str | None, state: Mapping[str, Any], *, shrunk: bool = False
+) -> PublishedWeights:
     names = canonical_names(map(str, state))
     tensors = {names[str(name)]: value for name, value in state.items() if isinstance(value, Tensor)}
     others = tuple(names[str(name)] for name, value in state.items() if not isinstance(value, Tensor))
-    return PublishedWeights(path, key, tensors, others)
+    return PublishedWeights(path, key, tensors, others, shrunk)
 
 
 def _load(path: Path) -> object:

@@ -244,9 +244,9 @@ class Recipe(Defaults):
     def _resolve(self) -> Recipe:
         inherited = self.model_dump(mode="json", include=set(Defaults.model_fields))
         stages = tuple(self._resolve_stage(index, stage, inherited) for index, stage in enumerate(self.stages))
+        check_stages(stages, [self.method_options(stage) for stage in stages])
         if self.sparsity is not None and not any(stage.needs_sparsity for stage in stages):
             raise ValueError(sparsity_without_method(self.sparsity))
-        check_stages(stages, [self.method_options(stage) for stage in stages])
         self._resolved = stages
         return self
 

@@ -60,6 +60,7 @@ from sparsewright.training.shrinking import (
 from sparsewright.training.stages import Session, derived_seed, run_stage
 from sparsewright.training.start import FROM_SEED, Start, begin, check_start, check_steps, record_start
 from sparsewright.training.summary import build_summary
+from sparsewright.training.untrained import warn_of_untrained
 from sparsewright.training.weights import save_weights
 from sparsewright.training.zeros import zero_fraction
 
@@ -214,6 +215,7 @@ def _train_in_folder(fabric: Fabric, job: _Job) -> dict[str, Any]:
         check_removals(job.recipe, model, example, len(data.train))
     if saved is None and first_rank:
         warn_of_slow_fading(job.recipe, len(data.train))
+        warn_of_untrained(job.recipe, trained=job.start.weights is not None)
     seed_everything(derived_seed(job.seed, "training", fabric.global_rank))
     if saved is not None:
         set_random_state(saved["random"][fabric.global_rank], fabric.device)

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from sparsewright.analysis.flops import layer_flops
+from sparsewright.export import is_hdf5, read_hdf5_metadata
 from sparsewright.groups import PrunedGroups
 from sparsewright.sparsifier import Sparsifier
 from sparsewright.structured import NotRemovedWarning, plan_removal, resize, shrink, widths
 from sparsewright.training.progress import Progress
+from sparsewright.training.weights import file_metadata
 
 WIDTHS = "widths"
 """The key of a shrunk network's widths in the metadata of its weights."""
@@ -91,6 +93,20 @@ def shrink_network(model: nn.Module, example_input: Tensor, progress: Progress, 
 def widths_facts(widths: Mapping[str, Any]) -> dict[str, Any]:
     """What the metadata of a network's weights say of its widths: nothing unless it was shrunk."""
     return {WIDTHS: dict(widths)} if widths else {}
+
+
+def read_widths(path: Path) -> dict[str, dict[str, int]]:
+    """The widths in the file of a shrunk network; empty for any other file of weights.
+
+    Args:
+        path: a safetensors or HDF5 file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or neither of the two.
+    """
+    metadata = read_hdf5_metadata(path) if is_hdf5(path) else file_metadata(path)
+    return dict((metadata or {}).get(WIDTHS) or {})
 
 
 def take_widths(model: nn.Module, found: Mapping[str, Any] | None, source: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparsewright.checks import check_count, join_names
-from sparsewright.export import is_hdf5, load_hdf5, read_hdf5_metadata
+from sparsewright.export import is_hdf5, load_hdf5
 from sparsewright.masks import MaskSet
 from sparsewright.scope import named_parameters
 from sparsewright.training.errors import RecipeError
@@ -20,8 +20,8 @@ from sparsewright.training.masks_file import MASKS, holds_masks, load_masks, ref
 from sparsewright.training.method_options import DENSE
 from sparsewright.training.progress import Progress
 from sparsewright.training.recipe import Recipe
-from sparsewright.training.shrinking import WIDTHS, take_widths
-from sparsewright.training.weights import WEIGHTS, check_shape, file_metadata, fill_model, read_tensors
+from sparsewright.training.shrinking import read_widths, take_widths
+from sparsewright.training.weights import WEIGHTS, check_shape, fill_model, read_tensors
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def begin(start: Start, model: nn.Module, steps_per_epoch: int) -> Progress:
     progress = Progress(step=start.step, epoch=epoch, skipped_epochs=epoch)
     if start.weights is not None:
         path = _file(start.weights, WEIGHTS)
-        progress.widths = _read_widths(path)
+        progress.widths = read_widths(path)
         take_widths(model, progress.widths, path)
         fill_model(model, _read_weights(path), path)
     if start.masks is not None:
@@ -168,12 +168,6 @@ def begin(start: Start, model: nn.Module, steps_per_epoch: int) -> Progress:
         masks.apply(model)
         progress.masks = dict(masks)
     return progress
-
-
-def _read_widths(path: Path) -> dict[str, dict[str, int]]:
-    """The widths in the file of a shrunk network; empty for any other file of weights."""
-    metadata = read_hdf5_metadata(path) if is_hdf5(path) else file_metadata(path)
-    return dict((metadata or {}).get(WIDTHS) or {})
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

@@ -32,7 +32,8 @@ def build_summary(
 
     ``sparsity`` and ``kept_parameters`` count masks, ``nonzero_parameters`` the values: a kept weight can be zero. All
     of them, and ``layers``, are of the network that is saved; what a shrink stage took out counts in the figures of the
-    ``dense`` network.
+    ``dense`` network. ``inference_flops_sparse`` leaves out zeros that masks hold; ``theoretical_speedup`` counts them,
+    since they stay in the layers.
 
     Raises:
         TrainingError: a weight outside the masks is not zero.
@@ -46,6 +47,7 @@ def build_summary(
     scoped = sum(mask.numel() for mask in masks.values())
     sparsity = pruned / scoped if scoped else 0.0
     flops_dense, flops_sparse = inference_flops(dense.layer_flops, {}), inference_flops(layer_flops, density)
+    flops_of_layers = inference_flops(layer_flops, {})
     last = progress.metrics[-1] if progress.metrics else {}
     sparse_stages = [stage for stage in recipe.resolved_stages() if stage.needs_sparsity]
     return {
@@ -73,7 +75,7 @@ def build_summary(
         },
         "inference_flops_dense": flops_dense,
         "inference_flops_sparse": flops_sparse,
-        "theoretical_speedup": flops_dense / flops_sparse if flops_sparse else None,
+        "theoretical_speedup": flops_dense / flops_of_layers if flops_of_layers else None,
         "training_flops_dense": progress.flops_dense,
         "training_flops_sparse": progress.flops_sparse,
         **logged_ranks(last),
