@@ -11,6 +11,7 @@ and linear layers.
 from __future__ import annotations
 
 import argparse
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,9 +79,18 @@ def data_shape(recipe: Recipe) -> tuple[int, int, int]:
     return info.shape[0], info.shape[1], info.classes
 
 
-def measure(names: list[str]) -> Row:
-    """The network that some recipes of the same ratios make."""
-    recipe = load_recipe(names[0])
+@dataclass(frozen=True)
+class Pair:
+    """A network and its smaller copy at random weights, with one image."""
+
+    dense: nn.Module
+    smaller: nn.Module
+    example: Tensor
+
+
+def build(name: str) -> Pair:
+    """The network that a recipe starts from, and what its ratios make of it."""
+    recipe = load_recipe(name)
     channels, size, classes = data_shape(recipe)
     model = create_model(
         recipe.model.name,
@@ -94,13 +104,19 @@ def measure(names: list[str]) -> Row:
     example = torch.randn(1, channels, size, size, generator=torch.Generator().manual_seed(0))
     stage = next(stage for stage in recipe.resolved_stages() if stage.needs_sparsity)
     scope = {key: value for key, value in recipe.method_options(stage).items() if key in ("include", "exclude")}
-    before = size_of(model, example)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    sparsifier = sw.create("magnitude", model, optimizer, sparsity=stage.sparsity, granularity="filter", **scope)
+    pruned = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(pruned.parameters(), lr=0.0)
+    sparsifier = sw.create("magnitude", pruned, optimizer, sparsity=stage.sparsity, granularity="filter", **scope)
     assert isinstance(sparsifier, sw.Magnitude)
     sparsifier.finalize()
-    smaller = shrink(model, example, sparsifier.pruned_groups, strict=True)
-    return Row(names, before, size_of(smaller, example), published_speedup(names[0]))
+    return Pair(model, shrink(pruned, example, sparsifier.pruned_groups, strict=True), example)
+
+
+def measure(names: list[str]) -> Row:
+    """The network that some recipes of the same ratios make."""
+    pair = build(names[0])
+    before, after = size_of(pair.dense, pair.example), size_of(pair.smaller, pair.example)
+    return Row(names, before, after, published_speedup(names[0]))
 
 
 def size_of(model: nn.Module, example: Tensor) -> Size:

@@ -32,7 +32,8 @@ class LayerPenalty:
     Attributes:
         level: penalty of the chosen groups; of all groups before the choice.
         kept_level: penalty of the others.
-        average: running average of the ratio of the mean magnitudes, kept over chosen; None before the first.
+        average: running average of the ratio of the mean magnitudes, kept over chosen; None before the first, which for
+            single weights comes after the choice.
         picked: whether the choice is made.
         finished: whether the penalty grows no further.
     """
@@ -180,13 +181,18 @@ class PenaltySparsifier(Sparsifier):
         if self._stable_since is not None or self.step_count % self.options.reg_interval:
             return
         unfinished = {name: layer for name, layer in self._layers.items() if not layer.finished}
-        for name, ratio in self._measure(unfinished).items():
+        for name, ratio in self._measure(self._measurable(unfinished)).items():
             unfinished[name].average = updated_average(unfinished[name].average, ratio)
         for name, layer in unfinished.items():
             self._advance_layer(name, layer)
             self._write_penalty(name)
         if all(layer.finished for layer in self._layers.values()):
             self._stable_since = self.step_count
+
+    def _measurable(self, layers: Mapping[str, LayerPenalty]) -> dict[str, LayerPenalty]:
+        """All but layers of single weights before the choice, where finding the smallest costs more than a step may."""
+        groupings = self._groups.groupings
+        return {n: layer for n, layer in layers.items() if layer.picked or groupings[n].dimension is not None}
 
     def _measure(self, layers: Mapping[str, LayerPenalty]) -> dict[str, float]:
         """Mean magnitude of what is kept over that of what is chosen, or would be now; one wait for the device."""
@@ -254,7 +260,7 @@ class PenaltySparsifier(Sparsifier):
         self._stable_since = state["stable_since"]
         self._advanced_at = None
         for name, layer in self._layers.items():
-            if layer.average is not None:
+            if layer.level > 0:
                 self._write_penalty(name)
             else:
                 self._penalties[name].zero_()
