@@ -99,6 +99,30 @@ def test_promise_5_only_momentum_growth_without_a_momentum_keeps_four_bytes_more
     assert kept_bytes(sparsifier) == 5 * weights
 
 
+@pytest.mark.parametrize("granularity", ["weight", "filter"])
+@pytest.mark.parametrize("method", ["greg-1", "greg-2"])
+def test_promise_5_a_growing_penalty_is_one_operator_a_layer_and_keeps_what_its_card_says(
+    method: str, granularity: str
+) -> None:
+    steps = []
+    for options in (None, {"granularity": granularity, "reg_interval": 5}):
+        model, made, _ = make(None)
+        sparsifier: Any = sw.create(method, model, made, sparsity={"*": 0.5}, **options) if options else None
+        backward(model)
+        made.step()
+        backward(model)
+        with Recorder() as recorder:
+            made.step()
+        steps.append(recorder)
+    layers, largest_layer = 3, 128 * 64 * 4
+    assert steps[1].operators - steps[0].operators == layers
+    assert steps[1].largest < largest_layer
+    weights = sum(parameter.numel() for parameter in sparsifier.parameters.values())
+    groups = weights if granularity == "weight" else 128 + 64 + 8
+    # The penalty of each group, and a flag for each once they are chosen, which GReg-1's are from the start.
+    assert kept_bytes(sparsifier) == groups * (5 if method == "greg-1" else 4)
+
+
 def kept_bytes(sparsifier: sw.Sparsifier) -> int:
     """Bytes of all tensors reachable from a sparsifier, without the model's, the optimizer's and the random state."""
     foreign = {id(parameter) for parameter in sparsifier.parameters.values()}
