@@ -86,7 +86,7 @@ def test_every_recipe_of_the_issue_is_shipped() -> None:
 def test_every_method_goes_with_every_recipe(name: str, method: str) -> None:
     overrides = ["method=" + method] + ([] if method == "dense" else ["sparsity=0.9"])
     recipe = load_recipe(name, overrides)
-    (stage,) = recipe.resolved_stages()
+    (stage,) = [stage for stage in recipe.resolved_stages() if stage.needs_sparsity or method == "dense"]
     assert stage.method.name == method
     assert recipe.data.name.split(":")[0] in {info.name.split(":")[0] for info in list_datasets()}
 

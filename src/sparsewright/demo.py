@@ -22,21 +22,6 @@ SPARSITIES = (0.9, 0.98)
 EPOCHS = 40
 COMMON = (f"duration={EPOCHS}ep",)
 
-_HALF = f"{EPOCHS // 2}ep"
-# Five hundred steps are few for GSM: the passive weights need ten times the usual weight decay to fade in them.
-_GSM = "method: gsm, optimizer: {lr: 0.05, momentum: 0.98, weight_decay: 5e-3}"
-_QUARTER = f"{EPOCHS // 4}ep"
-# A penalty that grows to 1 in a hundred steps and is held for another hundred.
-_GROWING = "reg_step: 0.02, reg_interval: 2, stabilize_steps: 100"
-
-
-def _greg(method: str) -> str:
-    """Half of the time the base, a quarter of growing penalty, a quarter of fine-tuning."""
-    slow = "optimizer: {lr: 0.02}"
-    grow = f"{{kind: train, duration: {_QUARTER}, {slow}, schedule: constant, method: {{{method}, {_GROWING}}}}}"
-    return f"stages=[{{kind: train, duration: {_HALF}}}, {grow}, {{kind: train, duration: {_QUARTER}, {slow}}}]"
-
-
 METHODS: dict[str, tuple[str, ...]] = {
     "dense": ("method=dense",),
     "static": ("method=static",),
@@ -50,13 +35,13 @@ METHODS: dict[str, tuple[str, ...]] = {
     "granet-uniform": ("method=granet-uniform",),
     "granet-from-sparse": ("method=granet", "method.initial_sparsity=0.5"),
     "rpg": ("method=rpg",),
-    "gsm": (f"stages=[{{kind: train, duration: {_HALF}}}, {{kind: train, duration: {_HALF}, {_GSM}}}]",),
-    "greg-1": (_greg("name: greg-1"),),
-    "greg-2": (_greg("name: greg-2, pick_step: 0.005, pick_limit: 0.05"),),
-    "magnitude": (f"stages=[{{kind: train, duration: {_HALF}}}, {{kind: prune}}, {{kind: train, duration: {_HALF}}}]",),
+    "gsm": ("method=gsm",),
+    "greg-1": ("method=greg-1",),
+    "greg-2": ("method=greg-2",),
+    "magnitude": ("method=magnitude",),
 }
 """What is run, by the name people choose it by: the overrides of the recipe. All train for the same number of epochs;
-one-shot magnitude pruning comes in the middle, and GSM and GReg start there, GReg with fine-tuning behind."""
+by the recipe one-shot magnitude pruning comes in the middle, and GSM and GReg start there, GReg with fine-tuning behind."""
 
 
 @dataclass(frozen=True)

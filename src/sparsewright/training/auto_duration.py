@@ -11,7 +11,7 @@ from pydantic import PlainSerializer, PlainValidator
 from sparsewright.checks import join_names
 from sparsewright.methods.registry import list_methods, method_info
 from sparsewright.sparsifier import Sparsifier
-from sparsewright.training.duration import Duration
+from sparsewright.training.duration import Duration, Share, is_share
 from sparsewright.training.method_options import DENSE
 
 AUTO = "auto"
@@ -31,6 +31,29 @@ def _parse(value: object) -> Duration | Literal["auto"]:
 
 StageDuration = Annotated[Duration | Literal["auto"], PlainValidator(_parse), PlainSerializer(str, when_used="json")]
 """A duration, or "auto"."""
+
+
+def _parse_written(value: object) -> Duration | Share | Literal["auto"]:
+    if isinstance(value, Share):
+        return value
+    return Share.parse(value) if isinstance(value, str) and is_share(value) else _parse(value)
+
+
+WrittenDuration = Annotated[
+    Duration | Share | Literal["auto"], PlainValidator(_parse_written), PlainSerializer(str, when_used="json")
+]
+"""What a stage may say: a duration, "auto", or a share of the recipe's duration."""
+
+
+def share_of(share: Share, whole: str) -> str:
+    """``share`` of the recipe's duration ``whole``, both as they are written.
+
+    Raises:
+        ValueError: the recipe's duration is auto.
+    """
+    if whole == AUTO:
+        raise ValueError(f"duration {share} is a share of the recipe's duration, which is {AUTO}; give it a length")
+    return str(share.of(Duration.parse(whole)))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Lengths of training written as ``160ep`` (epochs) or ``5000it`` (optimizer steps)."""
+"""Lengths of training written as ``160ep`` (epochs) or ``5000it`` (optimizer steps), and shares of one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import core_schema
 
 _PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*(ep|it)")
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _EXPECTED = "a duration is written as 160ep (epochs) or 5000it (optimizer steps)"
 
 
@@ -50,6 +51,40 @@ class Duration:
         return core_schema.no_info_plain_validator_function(
             validate, serialization=core_schema.plain_serializer_function_ser_schema(str, when_used="json")
         )
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of another duration, written as ``50%``."""
+
+    percent: float
+
+    @classmethod
+    def parse(cls, text: str) -> Share:
+        """Reads ``50%``.
+
+        Raises:
+            ValueError: the text is not of that form, or the share is not above 0 and at most 100.
+        """
+        match = _SHARE.fullmatch(text.strip())
+        if match is None or not 0 < float(match[1]) <= 100:
+            raise ValueError(
+                f"a share of the recipe's duration is written as 50%, above 0% and up to 100%, got {text!r}"
+            )
+        return cls(float(match[1]))
+
+    def of(self, whole: Duration) -> Duration:
+        """This part of ``whole``; optimizer steps are rounded, to one at least."""
+        amount = whole.amount * self.percent / 100
+        return Duration(amount if whole.unit == "ep" else max(round(amount), 1), whole.unit)
+
+    def __str__(self) -> str:
+        return f"{self.percent:g}%"
+
+
+def is_share(value: object) -> bool:
+    """Whether ``value`` is text that ends like a share of a duration."""
+    return isinstance(value, str) and value.strip().endswith("%")
 
 
 def is_duration(value: object) -> bool:

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from sparsewright.files import remove_leftovers, write_text
 from sparsewright.training.errors import RecipeError
 from sparsewright.training.masks_file import MASKS
-from sparsewright.training.recipe import Recipe
+from sparsewright.training.recipe import WITHOUT_EFFECT, Recipe
 from sparsewright.training.recipe_files import load_recipe
 from sparsewright.training.start import NO_START, StartRecord
 from sparsewright.training.weights import WEIGHTS
@@ -231,7 +231,7 @@ def recorded_start(folder: Path) -> StartRecord | None:
 def _difference(there: Recipe, recipe: Recipe) -> str:
     old, new = _flat(there.resolved()), _flat(recipe.resolved())
     for key in [*new, *old]:
-        if key not in ("name", "summary") and old.get(key) != new.get(key):
+        if key.split(".")[0] not in WITHOUT_EFFECT and old.get(key) != new.get(key):
             return f"{key} is {old.get(key, 'not set')} there and {new.get(key, 'not set')} here"
     return "its settings differ"
 

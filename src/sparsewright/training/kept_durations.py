@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
+from sparsewright.training.duration import Share
 from sparsewright.training.recipe import Recipe
 
 
@@ -24,7 +25,9 @@ def warn_of_kept_durations(recipe: Recipe, overrides: Sequence[str]) -> None:
     kept = [
         index
         for index, stage in enumerate(recipe.stages)
-        if stage.duration is not None and not {f"stages.{index}", f"stages.{index}.duration"} & values.keys()
+        if stage.duration is not None
+        and not isinstance(stage.duration, Share)
+        and not {f"stages.{index}", f"stages.{index}.duration"} & values.keys()
     ]
     if not kept:
         return

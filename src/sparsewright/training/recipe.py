@@ -18,8 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from sparsewright.training.auto_duration import StageDuration, method_steps
-from sparsewright.training.duration import Duration, moment_to_steps
+from sparsewright.training.auto_duration import StageDuration, WrittenDuration, method_steps, share_of
+from sparsewright.training.duration import Duration, Share, moment_to_steps
 from sparsewright.training.lr_schedule import AnySchedule, ConstantSchedule
 from sparsewright.training.merging import Tree, as_section, merge
 from sparsewright.training.method_options import (
@@ -30,9 +30,14 @@ from sparsewright.training.method_options import (
     options_in_force,
 )
 from sparsewright.training.optimizers import AnyOptimizer, SGDSettings
+from sparsewright.training.published_results import Published, find_published
 from sparsewright.training.sparsity_setting import SparsitySetting
 from sparsewright.training.stage_checks import check_stages, sparsity_without_method
 from sparsewright.training.stage_errors import named_stage
+
+
+WITHOUT_EFFECT = frozenset({"name", "summary", "published"})
+"""The keys of a recipe that change nothing about a run."""
 
 
 class StageError(ValueError):
@@ -178,13 +183,16 @@ class Stage(Defaults):
 
 
 class StageOverrides(BaseModel):
-    """A stage as it is written: what it is, and the inherited keys that it changes."""
+    """A stage as it is written: what it is, and the inherited keys that it changes.
+
+    Its duration may be a share of the recipe's, such as 50%.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: StageKind = "train"
     name: str | None = None
-    duration: StageDuration | None = None
+    duration: WrittenDuration | None = None
     optimizer: dict[str, Any] | None = None
     schedule: dict[str, Any] | None = None
     label_smoothing: float | None = None
@@ -221,6 +229,7 @@ class Recipe(Defaults):
         method_defaults: values for options of whichever method is chosen, used where it has an option of that name.
         log_rank_every: how often the average ranks of the weights go into the metrics, at the end of an epoch; None
             for never.
+        published: accuracies from the literature that this recipe is meant to reach; they count in no digest.
         stages: what happens in which order, each starting from the model that the one before left.
     """
 
@@ -230,6 +239,7 @@ class Recipe(Defaults):
     model: ModelSettings
     method_defaults: dict[str, Any] = Field(default_factory=dict)
     log_rank_every: PositiveDuration | None = None
+    published: tuple[Published, ...] = ()
     stages: tuple[StageOverrides, ...] = Field(default=(StageOverrides(),), min_length=1)
 
     _resolved: tuple[Stage, ...] = PrivateAttr(default=())
@@ -254,6 +264,8 @@ class Recipe(Defaults):
         if stage.kind == "prune" and inherited["method"]["name"] not in one_shot_methods():
             inherited = merge(inherited, {"method": "magnitude"})
         written = stage.model_dump(mode="json", exclude_unset=True)
+        if isinstance(stage.duration, Share):
+            written["duration"] = share_of(stage.duration, inherited["duration"])
         tree = merge(inherited, {**written, "kind": stage.kind, "name": stage.name or self._stage_name(index)})
         try:
             resolved = Stage.model_validate(tree)
@@ -293,6 +305,10 @@ class Recipe(Defaults):
         with named_stage(stage):
             return method_steps(stage.method.name, self.method_options_in_steps(stage, steps_per_epoch))
 
+    def published_for(self, method: str, sparsity: float | None) -> Published | None:
+        """The published number for ``method`` ("dense" for a network without one) at ``sparsity``; None without one."""
+        return find_published(self.published, method, sparsity)
+
     def resolved(self) -> dict[str, Any]:
         """Plain values from which the same recipe can be loaded again, with nothing left to extend."""
         tree = self.model_dump(mode="json", exclude_none=True)
@@ -303,9 +319,9 @@ class Recipe(Defaults):
     def digest(self, seed: int = 0) -> str:
         """Eight hexadecimal digits over all settings that differ from the defaults, and the seed.
 
-        The name and the summary do not count. Defaults do not either, so that a new setting keeps old digests.
+        The name, the summary and published numbers do not count. Defaults do not either, so that a new setting keeps old digests.
         """
-        settings = self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "summary"})
+        settings = self.model_dump(mode="json", exclude_defaults=True, exclude=set(WITHOUT_EFFECT))
         settings["named"] = [self.optimizer.name, self.schedule.name]
         # Of patterns the first that matches counts, and the text below is sorted.
         orders = [list(level.sparsity) for level in (self, *self.stages) if isinstance(level.sparsity, dict)]

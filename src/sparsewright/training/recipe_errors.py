@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from sparsewright.training.by_method import BY_METHOD
 from sparsewright.training.lr_schedule import ConstantSchedule, CosineSchedule, StepSchedule
 from sparsewright.training.optimizers import AdagradSettings, AdamSettings, RMSpropSettings, SGDSettings
 from sparsewright.training.recipe import (
@@ -80,7 +81,7 @@ def _without_tags(location: tuple[int | str, ...]) -> Iterator[int | str]:
 def _allowed_keys(location: Sequence[int | str], tree: Mapping[str, Any]) -> list[str]:
     if not location:
         model: type[BaseModel] = Stage if "kind" in tree else Recipe
-        return [*model.model_fields, *(["extends"] if model is Recipe else [])]
+        return [*model.model_fields, *(["extends", BY_METHOD] if model is Recipe else [])]
     section = str(location[-1]) if not isinstance(location[-1], int) else "stages"
     if section == "stages":
         return list(StageOverrides.model_fields)

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from sparsewright.training.by_method import BY_METHOD, chosen_method, merge_levels
 from sparsewright.training.errors import RecipeError
 from sparsewright.training.merging import Tree, apply_overrides, merge
 from sparsewright.training.recipe import Recipe
@@ -19,6 +20,12 @@ from sparsewright.training.recipe_errors import explain
 from sparsewright.training.suggestions import nearest
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+
+# Overrides that a published number says itself, or that change nothing about the training.
+_NOT_TRAINING = frozenset({"method", "method.name", "sparsity", "data.workers", "log_rank_every", "name", "summary"})
+
+# What a file does not inherit from the one that it extends.
+_OWN = frozenset({"name", "summary", "published"})
 
 # What a section without a name means; pydantic cannot choose among kinds of optimizers without one.
 _NAMED = {"optimizer": {"name": "sgd"}, "schedule": {"name": "constant"}}
@@ -94,9 +101,12 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: no such recipe, a key that does not exist, or a value that is not allowed.
     """
     path, name = _find(name_or_path, Path())
-    tree = _with_parents(path, ())
-    tree = merge({**_NAMED, "name": name, "stages": [{"kind": "train"}]}, tree)
-    tree = apply_overrides(tree, [(key, parse_yaml(value)) for key, value in map(_split_override, overrides)])
+    levels = [{**_NAMED, "name": name, "stages": [{"kind": "train"}]}, *_with_parents(path, ())]
+    settings = [(key, parse_yaml(value)) for key, value in map(_split_override, overrides)]
+    of_method = [(key, value) for key, value in settings if key in ("method", "method.name")]
+    method = chosen_method(apply_overrides(merge_levels(levels), of_method))
+    tree = apply_overrides(merge_levels(levels, method), settings)
+    tree = _mark_changed(tree, [key for key, _ in settings])
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
@@ -107,12 +117,23 @@ def _split_override(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise RecipeError(f"an override is written key=value, got {text!r}")
-    if key.strip().split(".")[0] == "extends":
+    if (first := key.strip().split(".")[0]) in ("extends", BY_METHOD):
         raise RecipeError(
-            f"extends belongs into a recipe file and is no override, got {text!r}; name the recipe to start from in "
+            f"{first} belongs into a recipe file and is no override, got {text!r}; name the recipe to start from in "
             "place of this one, or write a YAML file that extends it"
         )
     return key.strip(), value
+
+
+def _mark_changed(tree: Tree, overridden: Sequence[str]) -> Tree:
+    """Published numbers with the settings that are not the recipe's any more, so that they never stand bare beside
+    those of a run that trained otherwise.
+    """
+    changed = [key for key in overridden if key not in _NOT_TRAINING]
+    if not changed or not isinstance(tree.get("published"), list):
+        return tree
+    numbers = [{**one, "changed": changed} if isinstance(one, dict) else one for one in tree["published"]]
+    return {**tree, "published": numbers}
 
 
 def _find(name_or_path: str, folder: Path) -> tuple[Path, str]:
@@ -140,17 +161,16 @@ def _read_tree(path: Path) -> Tree:
     return tree
 
 
-def _with_parents(path: Path, seen: tuple[Path, ...]) -> Tree:
+def _with_parents(path: Path, seen: tuple[Path, ...]) -> list[Tree]:
+    """The file at ``path`` behind all those that it extends."""
     if path.resolve() in seen:
         raise RecipeError(f"recipe {path} extends itself by way of {', '.join(str(other) for other in seen)}")
     tree = _read_tree(path)
     parent = tree.pop("extends", None)
     if parent is None:
-        return tree
+        return [tree]
     if not isinstance(parent, str):
         raise RecipeError(f"recipe {path}: extends must be the name or path of one recipe, got {parent!r}")
     parent_path, _ = _find(parent, path.parent)
-    base = _with_parents(parent_path, (*seen, path.resolve()))
-    for inherited_no_further in ("name", "summary"):
-        base.pop(inherited_no_further, None)
-    return merge(base, tree)
+    parents = _with_parents(parent_path, (*seen, path.resolve()))
+    return [*({key: value for key, value in one.items() if key not in _OWN} for one in parents), tree]
