@@ -32,7 +32,7 @@ from sparsewright.analysis import (
 )
 from sparsewright.export import save_hdf5
 from sparsewright.training import TrainingError, load_recipe, read_metrics
-from sparsewright.training.rank_log import average_ranks, passes_multiple
+from sparsewright.training.rank_log import measure_ranks, passes_multiple
 
 KINDS = ("numerical", "energy_90", "energy_95", "energy_99", "stable", "effective")
 KEYS = {f"rank_{kind}" for kind in KINDS} | {"rank_numerical_ratio"}
@@ -253,7 +253,7 @@ def test_a_weight_that_is_not_finite_ends_training() -> None:
     model = nn.Linear(2, 2)
     model.weight.data[0, 0] = torch.nan
     with pytest.raises(TrainingError, match="diverged: weight has entries that are not finite"):
-        average_ranks(model)
+        measure_ranks(model)
 
 
 @pytest.fixture(scope="module")

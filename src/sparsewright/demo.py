@@ -41,7 +41,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "magnitude": ("method=magnitude",),
 }
 """What is run, by the name people choose it by: the overrides of the recipe. All train for the same number of epochs;
-by the recipe one-shot magnitude pruning comes in the middle, and GSM and GReg start there, GReg with fine-tuning behind."""
+by the recipe one-shot magnitude pruning comes in the middle, and GSM and GReg start there, GReg with fine-tuning."""
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,15 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda stream: stream.write(text.encode("utf-8")))
 
 
+def append_text(path: Path, text: str) -> None:
+    """Adds ``text`` as UTF-8 to the end of a file; raises SaveError."""
+    try:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(text)
+    except OSError as error:
+        raise SaveError(f"cannot write to {path}: {error.strerror or error}") from error
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes temporary files that a killed process left behind in ``folder``."""
     for leftover in folder.glob(".*.tmp"):

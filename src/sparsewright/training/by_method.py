@@ -14,7 +14,7 @@ BY_METHOD = "by_method"
 
 
 def merge_levels(levels: Sequence[Mapping[str, Any]], method: str | None = None) -> Tree:
-    """Lays recipe files over each other, the one that the others extend first, each followed by its settings for a method.
+    """Lays recipe files over each other, what the others extend first, each followed by its settings for a method.
 
     A file that extends another has the last word over what that one sets for the method, and one that chooses a method
     itself does without.

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from sparsewright.files import remove_leftovers, write_text
 from sparsewright.training.errors import RecipeError
+from sparsewright.training.layer_log import LAYERS
 from sparsewright.training.masks_file import MASKS
 from sparsewright.training.recipe import WITHOUT_EFFECT, Recipe
 from sparsewright.training.recipe_files import load_recipe
@@ -29,6 +30,7 @@ CHECKPOINT = "last.ckpt"
 SUMMARY = "summary.json"
 METRICS = "metrics.jsonl"
 BOARD = "tensorboard"
+KEPT = "checkpoints"
 
 ANOTHER_FOLDER = "choose another folder with --out"
 
@@ -150,7 +152,7 @@ def discard_start(folder: Path, prepared: Prepared) -> None:
         return
     # The files that mark the folder as a run's go last: whatever a kill leaves of it can be resumed or started again.
     shutil.rmtree(folder / BOARD, ignore_errors=True)
-    for name in (METRICS, RECIPE, SETTINGS):
+    for name in (LAYERS, METRICS, RECIPE, SETTINGS):
         (folder / name).unlink(missing_ok=True)
     if prepared.new_folder and not any(folder.iterdir()):
         folder.rmdir()
@@ -189,7 +191,7 @@ def _write_settings(folder: Path, recipe: Recipe, settings: RunSettings) -> None
 
 def _refuse_foreign_files(folder: Path) -> None:
     # A kill between the two files that start a run leaves run.json alone, so one of a run is no obstacle.
-    foreign = [name for name in (WEIGHTS, MASKS, METRICS, BOARD) if (folder / name).exists()]
+    foreign = [name for name in (WEIGHTS, MASKS, METRICS, LAYERS, BOARD, KEPT) if (folder / name).exists()]
     if (folder / SETTINGS).exists():
         try:
             read_settings(folder)

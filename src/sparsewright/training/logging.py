@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from sparsewright.files import SaveError, write_text
+from sparsewright.files import append_text, write_text
 from sparsewright.training.folder import BOARD, METRICS
 from sparsewright.training.loop import StepReport
 from sparsewright.training.rank_log import PREFIX, logged_ranks
@@ -94,7 +94,7 @@ class Reporter:
     def end_epoch(self, line: Mapping[str, Any]) -> None:
         """Writes the line of one epoch (or of a prune or evaluate stage) everywhere."""
         if self._folder is not None:
-            _append(self._folder / METRICS, _json_line(line))
+            append_text(self._folder / METRICS, _json_line(line))
             self._scalars(line)
         if self._progress is not None and line["train_loss"] is not None:
             self._describe(line["train_loss"], line["train_accuracy"], line["sparsity"], line["test_accuracy"])
@@ -166,14 +166,6 @@ class _Rate:
 
 def _json_line(line: Mapping[str, Any]) -> str:
     return json.dumps(line, allow_nan=False) + "\n"
-
-
-def _append(path: Path, text: str) -> None:
-    try:
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(text)
-    except OSError as error:
-        raise SaveError(f"cannot write to {path}: {error.strerror or error}") from error
 
 
 def _open_board(folder: Path, purge_step: int) -> Any | None:

@@ -28,6 +28,7 @@ class Progress:
         widths: of the layers of a network that was shrunk; empty before.
         not_removed: name -> why a layer kept what a shrink stage was asked to take out.
         metrics: the lines of metrics.jsonl.
+        layers: the state of what writes layers.jsonl; empty before anything was saved.
     """
 
     stage: int = 0
@@ -46,6 +47,7 @@ class Progress:
     widths: dict[str, dict[str, int]] = field(default_factory=dict)
     not_removed: dict[str, str] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    layers: dict[str, Any] = field(default_factory=dict)
 
     def next_stage(self) -> None:
         """Goes on to the start of the next stage."""

@@ -1,15 +1,15 @@
-"""Average ranks of a model's weights for the metrics of its run."""
+"""Ranks of a model's weights for the logs of its run."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from torch import nn
 
-from sparsewright.analysis.rank import DecompositionError, rank_averages, rank_table
+from sparsewright.analysis.rank import DecompositionError, RankRow, rank_averages, rank_table
 from sparsewright.training.loop import TrainingError
 
 PREFIX = "rank_"
@@ -21,11 +21,9 @@ def passes_multiple(before: int, now: int, interval: int) -> bool:
     return now // interval > before // interval
 
 
-def average_ranks(model: nn.Module) -> dict[str, float]:
-    """Means over the layers, by the key in a line of metrics; none where a decomposition fails, with a warning.
+def measure_ranks(model: nn.Module) -> list[RankRow]:
+    """The ranks of every weight; none where a decomposition fails, with a warning.
 
-    ``rank_numerical``, ``rank_energy_90``, ``rank_energy_95``, ``rank_energy_99``, ``rank_stable`` and
-    ``rank_effective`` are means of ranks, ``rank_numerical_ratio`` is that of the numerical rank over the full one.
     The model is only read, and no random number is drawn.
 
     Raises:
@@ -33,12 +31,22 @@ def average_ranks(model: nn.Module) -> dict[str, float]:
         ValueError: the model has no Linear layer or convolution.
     """
     try:
-        rows = rank_table(model)
+        return rank_table(model)
     except ValueError as error:
         raise TrainingError(f"training diverged: {error}") from error
     except DecompositionError as error:
         # Training does not need the figure.
         warnings.warn(f"the ranks are left out of the metrics: {error}", stacklevel=2)
+        return []
+
+
+def average_ranks(rows: Sequence[RankRow]) -> dict[str, float]:
+    """Means over the layers, by the key in a line of metrics; empty without rows.
+
+    ``rank_numerical``, ``rank_energy_90``, ``rank_energy_95``, ``rank_energy_99``, ``rank_stable`` and
+    ``rank_effective`` are means of ranks, ``rank_numerical_ratio`` is that of the numerical rank over the full one.
+    """
+    if not rows:
         return {}
     averages = rank_averages(rows)
     ranks = {f"{PREFIX}{kind}": value for kind, value in asdict(averages.ranks).items()}

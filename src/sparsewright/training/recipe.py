@@ -35,7 +35,6 @@ from sparsewright.training.sparsity_setting import SparsitySetting
 from sparsewright.training.stage_checks import check_stages, sparsity_without_method
 from sparsewright.training.stage_errors import named_stage
 
-
 WITHOUT_EFFECT = frozenset({"name", "summary", "published"})
 """The keys of a recipe that change nothing about a run."""
 
@@ -319,7 +318,8 @@ class Recipe(Defaults):
     def digest(self, seed: int = 0) -> str:
         """Eight hexadecimal digits over all settings that differ from the defaults, and the seed.
 
-        The name, the summary and published numbers do not count. Defaults do not either, so that a new setting keeps old digests.
+        The name, the summary and published numbers do not count. Defaults do not either, so that a new setting keeps
+        old digests.
         """
         settings = self.model_dump(mode="json", exclude_defaults=True, exclude=set(WITHOUT_EFFECT))
         settings["named"] = [self.optimizer.name, self.schedule.name]

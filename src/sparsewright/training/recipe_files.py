@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from sparsewright.training.by_method import BY_METHOD, chosen_method, merge_levels
 from sparsewright.training.errors import RecipeError
-from sparsewright.training.merging import Tree, apply_overrides, merge
+from sparsewright.training.merging import Tree, apply_overrides
 from sparsewright.training.recipe import Recipe
 from sparsewright.training.recipe_errors import explain
 from sparsewright.training.suggestions import nearest

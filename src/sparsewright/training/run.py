@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,9 @@ from sparsewright.training.folder import (
     read_settings,
     recorded_start,
 )
+from sparsewright.training.kept_checkpoints import check_kept, check_kept_files, keep_checkpoint
 from sparsewright.training.launch import deterministic, launch, own_threads, resolve_device, without_noise
+from sparsewright.training.layer_log import LayerRecorder
 from sparsewright.training.loaded_run import LoadedRun, load_run
 from sparsewright.training.logging import Reporter
 from sparsewright.training.loop import evaluate_model
@@ -74,6 +76,7 @@ class _Job:
     resume: bool
     start: Start
     stop: int | None
+    keep: frozenset[int]
     precision: str
     device: str
     download: bool
@@ -89,6 +92,7 @@ def train(
     resume: bool = False,
     start: Start | None = None,
     stop: int | None = None,
+    keep: Collection[int] = (),
     device: str = "auto",
     devices: int = 1,
     precision: str = "32",
@@ -110,6 +114,8 @@ def train(
             is written can be resumed without the files, if ``out`` names its folder.
         stop: end before this optimizer step, with the weights that an uninterrupted run has there, bit for bit; 0 for
             the initial ones. None for the end of the schedule. Only for recipes of one dense train stage.
+        keep: optimizer steps, each the end of an epoch before the last, after which the checkpoint is kept for good as
+            ``checkpoints/step-N.ckpt`` in the run folder.
         device: "auto", "cpu" or "cuda".
         devices: number of processes on this machine; not used under torchrun.
         precision: "32" or "bf16" (mixed).
@@ -130,7 +136,8 @@ def train(
     check_start(recipe, start, stop)
     accelerator = resolve_device(device)
     folder = Path(out) if out is not None else default_folder(recipe, seed, record_start(start, stop))
-    job = _Job(recipe, folder, Path(data_dir), seed, resume, start, stop, precision, accelerator, download, quiet)
+    kept = frozenset(keep)
+    job = _Job(recipe, folder, Path(data_dir), seed, resume, start, stop, kept, precision, accelerator, download, quiet)
     with own_random_state(), own_threads(), deterministic(accelerator), without_noise():
         return launch(_train_on_rank, job, device=accelerator, devices=devices, precision=precision)
 
@@ -191,6 +198,7 @@ def _train_on_rank(fabric: Fabric, job: _Job) -> dict[str, Any]:
 def _train_alone(fabric: Fabric, job: _Job) -> dict[str, Any]:
     prepared = _agree_on_folder(fabric, job)
     if prepared.summary is not None:
+        check_kept_files(job.folder, job.keep)
         return prepared.summary
     try:
         return _train_in_folder(fabric, job)
@@ -221,6 +229,11 @@ def _train_in_folder(fabric: Fabric, job: _Job) -> dict[str, Any]:
         set_random_state(saved["random"][fabric.global_rank], fabric.device)
     schedule = sum(job.recipe.stage_steps(stage, len(data.train)) for stage in stages)
     total_steps = (schedule if job.stop is None else job.stop) - job.start.step
+    if saved is not None and first_rank and progress.total_steps in job.keep:
+        # A kill between the two files leaves the last checkpoint without its copy.
+        keep_checkpoint(job.folder, progress.total_steps)
+    check_kept(job.folder, job.keep, len(data.train), total_steps, progress.total_steps)
+    layers = LayerRecorder(job.folder if first_rank else None, total_steps, progress.layers)
     with Reporter(
         job.folder if first_rank else None,
         total_steps,
@@ -231,7 +244,10 @@ def _train_in_folder(fabric: Fabric, job: _Job) -> dict[str, Any]:
     ) as reporter:
 
         def save(optimizer: Mapping[str, Any] | None, sparsifier: Mapping[str, Any] | None) -> None:
+            progress.layers = layers.state_dict()
             _save(fabric, checkpoint, session.model, progress, optimizer, sparsifier)
+            if first_rank and progress.total_steps in job.keep:
+                keep_checkpoint(job.folder, progress.total_steps)
 
         session = Session(
             fabric=fabric,
@@ -243,6 +259,7 @@ def _train_in_folder(fabric: Fabric, job: _Job) -> dict[str, Any]:
             layer_flops=layer_flops(model, example) if progress.widths else dense.layer_flops,
             progress=progress,
             reporter=reporter,
+            layers=layers,
             save=save,
             stop=job.stop,
         )

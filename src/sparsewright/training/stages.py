@@ -21,13 +21,14 @@ from sparsewright.methods.rpg import NO_RANK_LOSS
 from sparsewright.training.auto_duration import AUTO, StageEnd
 from sparsewright.training.costs import TrainingCost, dense_gradient_need
 from sparsewright.training.errors import RecipeError
+from sparsewright.training.layer_log import LayerRecorder
 from sparsewright.training.logging import Reporter
 from sparsewright.training.loop import Result, StepReport, Trainer, TrainingError, check_finite, evaluate_model
 from sparsewright.training.lr_schedule import LearningRate
 from sparsewright.training.method_options import DENSE
 from sparsewright.training.optimizers import build_optimizer
 from sparsewright.training.progress import Progress
-from sparsewright.training.rank_log import average_ranks, passes_multiple
+from sparsewright.training.rank_log import average_ranks, measure_ranks, passes_multiple
 from sparsewright.training.recipe import Recipe, Stage, StageKind
 from sparsewright.training.shrinking import DenseNetwork, example_images, remember_groups, shrink_network
 from sparsewright.training.stage_errors import named_stage
@@ -48,6 +49,7 @@ class Session:
         layer_flops: dense forward FLOPs per image of the model by parameter name.
         progress: how far the run is.
         reporter: where results go.
+        layers: where what happens layer by layer goes.
         save: writes the checkpoint, with the states of optimizer and sparsifier of an unfinished stage.
         stop: the step of the only stage before which the run ends; None for its last.
     """
@@ -61,6 +63,7 @@ class Session:
     layer_flops: Mapping[str, float]
     progress: Progress
     reporter: Reporter
+    layers: LayerRecorder
     save: Callable[[Mapping[str, Any] | None, Mapping[str, Any] | None], None]
     stop: int | None = None
 
@@ -117,6 +120,8 @@ def _train(session: Session, stage: Stage, saved: Mapping[str, Any] | None) -> N
             optimizer.load_state_dict(saved["optimizer"])
             if sparsifier is not None:
                 sparsifier.load_state_dict(saved["sparsifier"])
+        if sparsifier is not None:
+            _look_at_start(session, sparsifier)
         options = session.recipe.method_options(stage)
         need = dense_gradient_need(stage.method.name, options)
         cost = TrainingCost(session.layer_flops, sparsifier, need, session.dense.layer_flops)
@@ -150,9 +155,11 @@ def _trainer(
 ) -> Trainer:
     rates = LearningRate(stage.schedule, total, len(session.data.train))
     current = sparsifier.sparsity if sparsifier is not None else None
+    before = session.progress.total_steps - session.progress.step
 
     def after_step(report: StepReport) -> None:
         cost.count(report.images)
+        _look(session, sparsifier, before + report.step)
         session.reporter.step(report, current)
 
     return Trainer(
@@ -233,6 +240,7 @@ def _prune(session: Session, stage: Stage) -> None:
     optimizer = torch.optim.SGD(session.model.parameters(), lr=0.0)
     sparsifier = _attach(session, stage, optimizer, 1)
     assert sparsifier is not None
+    _look_at_start(session, sparsifier)
     _finalize(session, sparsifier)
     _report(session, stage, None, 0.0, 0.0, sparsifier)
 
@@ -257,8 +265,25 @@ def _report_last(
     _report(session, stage, None, 0.0, 0.0, sparsifier, kind="prune")
 
 
+def _look(session: Session, sparsifier: sw.Sparsifier | None, step: int) -> None:
+    if sparsifier is not None:
+        session.layers.look(step, sparsifier.masks, sparsifier.topology_version)
+
+
+def _look_at_start(session: Session, sparsifier: sw.Sparsifier) -> None:
+    session.layers.forget_version()
+    if isinstance(sparsifier, sw.Magnitude):
+        session.layers.dense_start(sparsifier.masks)
+    _look(session, sparsifier, session.progress.total_steps)
+
+
 def _finalize(session: Session, sparsifier: sw.Sparsifier) -> None:
+    without_masks = not sparsifier.masks
     sparsifier.finalize()
+    if without_masks:
+        session.layers.dense_start(sparsifier.masks)
+    _look(session, sparsifier, session.progress.total_steps)
+    session.layers.flush(session.progress.total_steps)
     session.progress.masks = {name: mask.detach().cpu().clone() for name, mask in sparsifier.masks.items()}
     remember_groups(session.progress, sparsifier)
 
@@ -291,7 +316,9 @@ def _report(
         "seconds": seconds,
     }
     if _ranks_due(session, stage, trained, sparsifier):
-        line |= average_ranks(session.model)
+        rows = measure_ranks(session.model)
+        line |= average_ranks(rows)
+        session.layers.ranks(progress.total_steps, rows)
     progress.metrics.append(line)
     session.reporter.end_epoch(line)
 
