@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -41,7 +41,7 @@ def test_the_tracker_counts_what_a_plain_comparison_counts(
     generator = torch.Generator().manual_seed(seed)
     history = [random_masks(generator, shapes) for _ in range(looks + 1)]
     tracker, explored = TopologyTracker(history[0]), ExplorationTracker(history[0])
-    for before, now in zip(history, history[1:], strict=False):
+    for before, now in itertools.pairwise(history):
         change = tracker.look(now)
         explored.update(now)
         for index, name in enumerate(change.names):
@@ -90,11 +90,12 @@ def test_dense_training_logs_no_topology(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / LAYERS).exists()
 
 
+# Two epochs are too few for GSM, which says so; here only the counts matter.
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("method", ["magnitude", "gsm"])
 def test_pruning_in_one_shot_starts_from_the_dense_network(method: str, tmp_path: Path) -> None:
     recipe = load_recipe("digits/lenet300", [f"method={method}", "sparsity=0.9", "duration=2ep"])
-    with pytest.warns(UserWarning) if method == "gsm" else nullcontext():
-        train(recipe, out=tmp_path / "run", quiet=True)
+    train(recipe, out=tmp_path / "run", quiet=True)
     start, pruned = read_layer_log(tmp_path / "run").topology
     assert start.kept == start.weights
     assert sum(pruned.kept) == 5020
@@ -148,7 +149,7 @@ def test_updates_at_every_step_share_lines(tmp_path: Path) -> None:
     recorder.flush(100)
     lines = read_layer_log(tmp_path).topology
     assert [line.step for line in lines] == [0, 20, 40, 60, 80, 100]
-    changes = [(a["layer0"], b["layer0"]) for a, b in zip(history, history[1:], strict=False)]
+    changes = [(a["layer0"], b["layer0"]) for a, b in itertools.pairwise(history)]
     assert sum(line.grown[0] for line in lines) == sum(int((new & ~old).sum()) for old, new in changes)
     assert sum(line.dropped[0] for line in lines) == sum(int((old & ~new).sum()) for old, new in changes)
 

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 _TRAIN = frozenset(
-    {"lightning", "numpy", "pydantic", "yaml", "rich", "safetensors", "sklearn", "tensorboard", "torchvision", "typer"}
+    {"filelock", "jinja2", "lightning", "numpy", "plotly", "pydantic", "rich", "safetensors", "sklearn", "tensorboard"}
+    | {"torchvision", "typer", "yaml"}
 )
-_OTHERS = {"h5py": "hdf5", "onnx": "onnx", "onnxscript": "onnx", "timm": "timm", "torch_pruning": "structured"}
+_OTHERS = {
+    "h5py": "hdf5",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "ray": "ray",
+    "timm": "timm",
+    "torch_pruning": "structured",
+    "wandb": "wandb",
+}
 
 
 def explain_missing(error: ModuleNotFoundError) -> str | None:

@@ -20,6 +20,12 @@ class Precision(str, Enum):
     bf16 = "bf16"
 
 
+class LoggerChoice(str, Enum):
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+    none = "none"
+
+
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A name from 'list recipes', or a YAML file.")]
 Overrides = Annotated[
     list[str] | None,
@@ -31,5 +37,8 @@ SeedOfRuns = Annotated[int, typer.Option(min=0, help="Seed of every run.")]
 DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA where there is one.")]
 Devices = Annotated[int, typer.Option(min=1, help="Processes that train together.")]
 TrainingPrecision = Annotated[Precision, typer.Option(help="Arithmetic of the forward and backward pass.")]
+LoggerOption = Annotated[
+    LoggerChoice, typer.Option(help="Where scalars go besides metrics.jsonl; wandb is Weights & Biases.")
+]
 Download = Annotated[bool, typer.Option("--download/--no-download", help="Fetch a data set that is not there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

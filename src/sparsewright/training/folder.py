@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from filelock import FileLock, Timeout
@@ -30,7 +30,10 @@ CHECKPOINT = "last.ckpt"
 SUMMARY = "summary.json"
 METRICS = "metrics.jsonl"
 BOARD = "tensorboard"
+WANDB = "wandb"
 KEPT = "checkpoints"
+
+LoggerName = Literal["tensorboard", "wandb", "none"]
 
 ANOTHER_FOLDER = "choose another folder with --out"
 
@@ -151,7 +154,8 @@ def discard_start(folder: Path, prepared: Prepared) -> None:
     if not prepared.new_run or (folder / CHECKPOINT).exists():
         return
     # The files that mark the folder as a run's go last: whatever a kill leaves of it can be resumed or started again.
-    shutil.rmtree(folder / BOARD, ignore_errors=True)
+    for name in (BOARD, WANDB):
+        shutil.rmtree(folder / name, ignore_errors=True)
     for name in (LAYERS, METRICS, RECIPE, SETTINGS):
         (folder / name).unlink(missing_ok=True)
     if prepared.new_folder and not any(folder.iterdir()):
@@ -191,7 +195,7 @@ def _write_settings(folder: Path, recipe: Recipe, settings: RunSettings) -> None
 
 def _refuse_foreign_files(folder: Path) -> None:
     # A kill between the two files that start a run leaves run.json alone, so one of a run is no obstacle.
-    foreign = [name for name in (WEIGHTS, MASKS, METRICS, LAYERS, BOARD, KEPT) if (folder / name).exists()]
+    foreign = [name for name in (WEIGHTS, MASKS, METRICS, LAYERS, BOARD, WANDB, KEPT) if (folder / name).exists()]
     if (folder / SETTINGS).exists():
         try:
             read_settings(folder)

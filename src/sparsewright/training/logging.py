@@ -1,9 +1,8 @@
-"""What a run tells while it trains: metrics lines, TensorBoard scalars, and a progress bar or plain lines."""
+"""What a run tells while it trains: metrics lines, scalars for a logger, and a progress bar or plain lines."""
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from sparsewright.files import append_text, write_text
-from sparsewright.training.folder import BOARD, METRICS
+from sparsewright.training.folder import METRICS
+from sparsewright.training.loggers import Logger
 from sparsewright.training.loop import StepReport
 from sparsewright.training.rank_log import PREFIX, logged_ranks
 
@@ -31,6 +31,7 @@ class Reporter:
         total_steps: optimizer steps of the whole run, for the time left.
         done_steps: those done before a resume.
         lines: the metrics of the epochs done before a resume; the file is brought back to exactly these.
+        logger: where scalars go besides metrics.jsonl; None for nowhere.
         quiet: no progress on the terminal.
     """
 
@@ -39,6 +40,7 @@ class Reporter:
         folder: Path | None,
         total_steps: int,
         *,
+        logger: Logger | None = None,
         title: str = "",
         done_steps: int = 0,
         lines: Sequence[Mapping[str, Any]] = (),
@@ -46,7 +48,7 @@ class Reporter:
     ) -> None:
         self._folder = folder
         self._title = title
-        self._board: Any | None = None
+        self._logger = logger
         self._progress: Progress | None = None
         self._live: Live | None = None
         self._status = Text()
@@ -58,7 +60,6 @@ class Reporter:
         if folder is None:
             return
         write_text(folder / METRICS, "".join(_json_line(line) for line in lines))
-        self._board = _open_board(folder, purge_step=len(lines))
         if not quiet:
             self._start_progress(total_steps, done_steps)
 
@@ -70,8 +71,8 @@ class Reporter:
     ) -> None:
         if self._live is not None:
             self._live.stop()
-        if self._board is not None:
-            self._board.close()
+        if self._logger is not None:
+            self._logger.close(failed=error is not None)
 
     def start_epoch(self, stage: str, epoch: int, epochs: int, sparsity: float) -> None:
         """Announces epoch ``epoch`` of ``epochs`` in ``stage``."""
@@ -137,14 +138,11 @@ class Reporter:
         return "  ".join(part for part in parts if part)
 
     def _scalars(self, line: Mapping[str, Any]) -> None:
-        if self._board is None:
+        if self._logger is None:
             return
         plain = ("lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "sparsity", "seconds")
-        for key in (*plain, *logged_ranks(line)):
-            if line[key] is not None:
-                tag = key.replace("_", "/", 1) if key.startswith(("train_", "test_", PREFIX)) else key
-                self._board.add_scalar(tag, line[key], global_step=line["epoch"])
-        self._board.flush()
+        values = {_tag(key): line[key] for key in (*plain, *logged_ranks(line)) if line[key] is not None}
+        self._logger.scalars(values, line["epoch"])
 
 
 class _Rate:
@@ -168,10 +166,6 @@ def _json_line(line: Mapping[str, Any]) -> str:
     return json.dumps(line, allow_nan=False) + "\n"
 
 
-def _open_board(folder: Path, purge_step: int) -> Any | None:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        print("no TensorBoard scalars: the package tensorboard is not installed", file=sys.stderr)
-        return None
-    return SummaryWriter(str(folder / BOARD), purge_step=purge_step + 1 if purge_step else None)
+def _tag(key: str) -> str:
+    """train/loss for train_loss, so that loggers group what belongs together."""
+    return key.replace("_", "/", 1) if key.startswith(("train_", "test_", PREFIX)) else key

@@ -31,6 +31,7 @@ from sparsewright.training.folder import (
     CHECKPOINT,
     SUMMARY,
     WEIGHTS,
+    LoggerName,
     Prepared,
     RunFolderError,
     RunSettings,
@@ -45,6 +46,7 @@ from sparsewright.training.kept_checkpoints import check_kept, check_kept_files,
 from sparsewright.training.launch import deterministic, launch, own_threads, resolve_device, without_noise
 from sparsewright.training.layer_log import LayerRecorder
 from sparsewright.training.loaded_run import LoadedRun, load_run
+from sparsewright.training.loggers import Logger, RunFacts, check_logger, open_logger
 from sparsewright.training.logging import Reporter
 from sparsewright.training.loop import evaluate_model
 from sparsewright.training.masks_file import MASKS, save_masks
@@ -80,6 +82,7 @@ class _Job:
     precision: str
     device: str
     download: bool
+    logger: LoggerName
     quiet: bool
 
 
@@ -97,6 +100,7 @@ def train(
     devices: int = 1,
     precision: str = "32",
     download: bool = True,
+    logger: str = "tensorboard",
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Trains ``recipe`` into a run folder and returns the content of its summary.json.
@@ -120,6 +124,7 @@ def train(
         devices: number of processes on this machine; not used under torchrun.
         precision: "32" or "bf16" (mixed).
         download: whether an absent data set may be downloaded.
+        logger: where scalars go besides metrics.jsonl: "tensorboard", "wandb" (Weights & Biases) or "none".
         quiet: print no progress.
 
     Raises:
@@ -136,8 +141,21 @@ def train(
     check_start(recipe, start, stop)
     accelerator = resolve_device(device)
     folder = Path(out) if out is not None else default_folder(recipe, seed, record_start(start, stop))
-    kept = frozenset(keep)
-    job = _Job(recipe, folder, Path(data_dir), seed, resume, start, stop, kept, precision, accelerator, download, quiet)
+    job = _Job(
+        recipe=recipe,
+        folder=folder,
+        data_dir=Path(data_dir),
+        seed=seed,
+        resume=resume,
+        start=start,
+        stop=stop,
+        keep=frozenset(keep),
+        precision=precision,
+        device=accelerator,
+        download=download,
+        logger=check_logger(logger),
+        quiet=quiet,
+    )
     with own_random_state(), own_threads(), deterministic(accelerator), without_noise():
         return launch(_train_on_rank, job, device=accelerator, devices=devices, precision=precision)
 
@@ -240,6 +258,7 @@ def _train_in_folder(fabric: Fabric, job: _Job) -> dict[str, Any]:
         title=job.recipe.name,
         done_steps=progress.total_steps,
         lines=progress.metrics,
+        logger=_open_logger(job, progress) if first_rank else None,
         quiet=job.quiet,
     ) as reporter:
 
@@ -275,6 +294,12 @@ def _train_in_folder(fabric: Fabric, job: _Job) -> dict[str, Any]:
         write_text(job.folder / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
     fabric.barrier()
     return summary
+
+
+def _open_logger(job: _Job, progress: Progress) -> Logger | None:
+    settings = {**job.recipe.resolved(), "seed": job.seed, "precision": job.precision, "device": job.device}
+    facts = RunFacts(job.folder, job.folder.resolve().name, settings, epochs=len(progress.metrics))
+    return open_logger(job.logger, facts)
 
 
 def _begin_or_resume(
