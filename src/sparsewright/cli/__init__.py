@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sparsewright.cli import demo, evaluate, export, inspect, log, ticket, train
+from sparsewright.cli import compare, demo, evaluate, export, inspect, log, plasticity, report, sweep, ticket, train
 from sparsewright.cli import list as listing
 from sparsewright.cli.errors import CommandGroup
 
@@ -52,9 +52,13 @@ def main(
 # In the order in which the help shows them.
 for _name, _command in (
     ("train", train.train),
+    ("sweep", sweep.sweep),
     ("ticket", ticket.ticket),
+    ("plasticity", plasticity.plasticity),
     ("eval", evaluate.evaluate),
     ("inspect", inspect.inspect),
+    ("report", report.report),
+    ("compare", compare.compare),
     ("export", export.export),
     ("log", log.log),
     ("list", listing.list_),

@@ -8,8 +8,12 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sparsewright.cli.report_output import comparison_beside, report_beside
 from sparsewright.cli.tables import console, percent, print_table, seconds
 from sparsewright.demo import EPOCHS, RECIPE, FinishedRun, PlannedRun, fresh_folder, plan, run_all
+
+COMPARISON = "comparison.html"
+"""The page in the folder of the demonstration that shows all of its runs beside each other."""
 
 
 def show_demo(
@@ -21,7 +25,7 @@ def show_demo(
     if folder != out:
         print(f"{out} holds an earlier demo; this one goes into {folder}")
     start = time.monotonic()
-    finished = _run_with_bar(planned, folder, seed)
+    finished, reports = _run_with_bar(planned, folder, seed)
     _print_results(finished)
     console().print(
         f"\n{len(finished)} runs of {RECIPE}, {EPOCHS} epochs each, in {seconds(time.monotonic() - start)}. "
@@ -29,20 +33,25 @@ def show_demo(
         "not a ranking. FLOPs are relative to dense, as the RigL paper counts them.\n",
         markup=False,
     )
+    _print_pages(reports, comparison_beside([run.folder for run in finished], folder / COMPARISON))
     _print_next(finished, folder)
     return finished
 
 
-def _run_with_bar(planned: Sequence[PlannedRun], folder: Path, seed: int) -> list[FinishedRun]:
+def _run_with_bar(planned: Sequence[PlannedRun], folder: Path, seed: int) -> tuple[list[FinishedRun], list[Path]]:
+    """The runs, and the reports that could be written."""
     finished: list[FinishedRun] = []
+    reports: list[Path] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console()) as progress:
         task = progress.add_task(_label(planned[0]), total=len(planned))
         for run in run_all(planned, folder, seed=seed):
             finished.append(run)
+            if report := report_beside(run.folder):
+                reports.append(report)
             following = planned[len(finished)] if len(finished) < len(planned) else None
             progress.update(task, advance=1, description=_label(following) if following else "done")
-    return finished
+    return finished, reports
 
 
 def _print_results(finished: Sequence[FinishedRun]) -> None:
@@ -66,6 +75,16 @@ def _cells(run: FinishedRun) -> list[str]:
         percent(summary["inference_flops_sparse"] / summary["inference_flops_dense"]),
         percent(summary["training_flops_sparse"] / summary["training_flops_dense"]),
     ]
+
+
+def _print_pages(reports: Sequence[Path], comparison: Path | None) -> None:
+    pages = [] if comparison is None else [f"all runs beside each other: {comparison}"]
+    if reports:
+        pages.append(f"each run by itself: {reports[-1]} and the like")
+    if pages:
+        print("Pages to open in a browser:")
+    for page in pages:
+        print(f"  {page}")
 
 
 def _print_next(finished: Sequence[FinishedRun], folder: Path) -> None:

@@ -13,6 +13,8 @@ from sparsewright.cli.options import (
     DeviceOption,
     Devices,
     Download,
+    LoggerChoice,
+    LoggerOption,
     Overrides,
     Precision,
     RecipeName,
@@ -43,13 +45,15 @@ def train(
     devices: Devices = 1,
     precision: TrainingPrecision = Precision.full,
     download: Download = True,
+    logger: LoggerOption = LoggerChoice.tensorboard,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the summary.")] = False,
 ) -> None:
     """Train a recipe; the method and its sparsity are settings on top of it.
 
-    The run folder gets recipe.yaml, metrics.jsonl, last.ckpt, model.safetensors and summary.json, and masks.safetensors
-    where the run ends with masks. A recipe with a shrink stage ends with a smaller network; its sizes are kept with the
-    weights, so that every command reads it.
+    The run folder gets recipe.yaml, metrics.jsonl, last.ckpt, model.safetensors and summary.json, masks.safetensors
+    where the run ends with masks, layers.jsonl where it has masks or logs ranks, and at the end report.html, a page
+    that shows all of it. A recipe with a shrink stage ends with a smaller network; its sizes are kept with the weights,
+    so that every command reads it.
 
     \b
     Examples:
@@ -64,6 +68,7 @@ def train(
       sparsewright train cifar10/resnet56/greg1-2.55x method=greg-2 'sparsity=[0,0.6,0.6,0.3,0]' --device cuda
     """
     from sparsewright.cli import tables
+    from sparsewright.cli.report_output import report_beside
     from sparsewright.training import Start, load_recipe
     from sparsewright.training import train as run
     from sparsewright.training.folder import default_folder
@@ -85,8 +90,11 @@ def train(
         devices=devices,
         precision=precision.value,
         download=download,
+        logger=logger.value,
         quiet=quiet,
     )
     if is_first_process():
         tables.print_pairs(tables.summary_pairs(summary))
         typer.echo(f"\nrun folder {folder}; look at it with: sparsewright inspect {folder}")
+        if report := report_beside(folder):
+            typer.echo(f"report {report}")

@@ -1,0 +1,165 @@
+"""A whole study: the bases, their branches, and what came out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsewright.analysis.plasticity import RULES
+from sparsewright.checks import check_count
+from sparsewright.files import remove_leftovers, write_text
+from sparsewright.plasticity.base import Base, BaseJob, train_base
+from sparsewright.plasticity.branch import BranchJob, run_branch
+from sparsewright.plasticity.branch_result import BranchResult, read_result
+from sparsewright.plasticity.layout import RECORD, branch_file, default_folder, seed_folder
+from sparsewright.plasticity.plan import Branch, PlasticityPlan, plan_study
+from sparsewright.plasticity.result import PlasticityResult, summarise
+from sparsewright.plasticity.workers import run_all
+from sparsewright.sweep import usable_cores
+from sparsewright.training.folder import only_here
+from sparsewright.training.launch import resolve_device
+from sparsewright.training.recipe import Recipe
+
+DEFAULT_MOMENTS = ("20%", "45%", "55%", "90%")
+DEFAULT_RATES = (0.5, 0.9, 0.98)
+DEFAULT_HORIZON = "2ep"
+
+
+def study_plasticity(
+    recipe: Recipe,
+    *,
+    at: Sequence[str] = DEFAULT_MOMENTS,
+    rates: Sequence[float] = DEFAULT_RATES,
+    rules: Sequence[str] = tuple(RULES),
+    horizon: str = DEFAULT_HORIZON,
+    seeds: Sequence[int] = (0,),
+    out: Path | None = None,
+    data_dir: Path = Path("data"),
+    device: str = "auto",
+    precision: str = "32",
+    threads: int | None = None,
+    jobs: int = 1,
+    download: bool = True,
+    quiet: bool = False,
+) -> PlasticityResult:
+    """Prunes a network at moments of its dense training, trains on, and compares with a twin that was not pruned.
+
+    For each seed the base is trained once, in OUT/seed-N/base. At each moment a twin and one branch for each rule and
+    rate leave it with its weights and optimizer state: they see the batches that the base sees next, at the learning
+    rate of that moment, held constant. Each branch is a file of its own, so that the same call after an interruption,
+    or with more moments, rules, rates or seeds, trains only what is missing. The result is also written to
+    plasticity.json in OUT.
+
+    Args:
+        recipe: one stage of dense training.
+        at: the moments, ends of epochs, as a share of the run such as 45% or as 8ep; the end of the run is none.
+        rates: the shares that are pruned, in (0, 1).
+        rules: names of ``sparsewright.analysis.plasticity.RULES``.
+        horizon: how long branches train on, such as 2ep or 500it.
+        seeds: one base for each.
+        out: folder of the study; None for runs/plasticity-RECIPE-HASH.
+        data_dir, device, precision, download, quiet: as for ``train``.
+        threads: CPU threads of each training; None for torch's number, or for a share of the cores with several jobs.
+            A base that is there keeps the number it was begun with, and its branches take it.
+        jobs: how many trainings run at a time, each in a process of its own.
+
+    Raises:
+        RecipeError: the recipe is not one stage of dense training.
+        RunFolderError: the folder holds a study of another recipe, or another process works there.
+        ValueError, TypeError, FileNotFoundError: an argument or the data are not usable; found before anything is
+            trained. A damaged file of a branch.
+        CheckpointError, SaveError, TrainingError: as for ``train``. A branch that diverges is no error but a result.
+
+    Warns:
+        UserWarning: norms that may still output constants when filters are pruned.
+    """
+    check_count(jobs, "jobs")
+    if threads is not None:
+        check_count(threads, "threads")
+    elif jobs > 1:
+        threads = max(usable_cores() // jobs, 1)
+    plan = plan_study(
+        recipe, at=at, rules=rules, rates=rates, horizon=horizon, seeds=seeds, data_dir=data_dir, download=download
+    )
+    folder = Path(out) if out is not None else default_folder(recipe)
+    study = _Study(plan, folder, Path(data_dir), resolve_device(device), precision, threads, jobs, quiet)
+    with only_here(folder):
+        result = summarise(plan, study.branches(study.bases()), folder)
+        remove_leftovers(folder)
+        write_text(folder / RECORD, json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n")
+    return result
+
+
+@dataclass(frozen=True)
+class _Study:
+    plan: PlasticityPlan
+    folder: Path
+    data_dir: Path
+    device: str
+    precision: str
+    threads: int | None
+    jobs: int
+    quiet: bool
+
+    def bases(self) -> dict[int, Base]:
+        """Seed -> its finished base."""
+        together = min(self.jobs, len(self.plan.seeds)) > 1
+        jobs = [
+            BaseJob(
+                recipe=self.plan.recipe,
+                folder=seed_folder(self.folder, seed),
+                steps=tuple(moment.step for moment in self.plan.moments),
+                seed=seed,
+                data_dir=self.data_dir,
+                device=self.device,
+                precision=self.precision,
+                threads=self.threads,
+                quiet=self.quiet or together,
+            )
+            for seed in self.plan.seeds
+        ]
+        seeds = ", ".join(str(seed) for seed in self.plan.seeds)
+        self._say(f"base of {self.plan.epochs} epochs for seed {seeds}, in {self.folder}")
+        return {base.seed: base for base in run_all(train_base, jobs, self.jobs)}
+
+    def branches(self, bases: dict[int, Base]) -> list[BranchResult]:
+        """The results of all branches in the order of the plan; what is missing is trained."""
+        planned = [branch for seed in self.plan.seeds for branch in self.plan.branches(seed)]
+        files = {branch: branch_file(self.folder, branch) for branch in planned}
+        missing = [branch for branch in planned if not files[branch].is_file()]
+        self._say(f"branches: {len(planned)}, of which {len(planned) - len(missing)} are there already")
+        jobs = [self._branch_job(branch, files[branch], bases[branch.seed]) for branch in missing]
+        for line in _progress(run_all(run_branch, jobs, self.jobs), len(jobs)):
+            self._say(line)
+        return [read_result(files[branch]) for branch in planned]
+
+    def _branch_job(self, branch: Branch, file: Path, base: Base) -> BranchJob:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(file.parent)
+        return BranchJob(
+            recipe=self.plan.recipe,
+            branch=branch,
+            checkpoint=base.checkpoints[branch.moment.step],
+            file=file,
+            data_dir=self.data_dir,
+            device=self.device,
+            precision=self.precision,
+            threads=base.threads,
+        )
+
+    def _say(self, line: str) -> None:
+        if not self.quiet:
+            print(line, flush=True)
+
+
+def _progress(results: Iterator[BranchResult], total: int) -> Iterator[str]:
+    """One line for each result as it comes in."""
+    start = time.perf_counter()
+    for done, result in enumerate(results, start=1):
+        what = "twin" if result.rule is None else f"{result.rule} {result.rate:g}"
+        after = "diverged" if result.accuracy_after is None else f"{result.accuracy_after:.2f} %"
+        left = (time.perf_counter() - start) / done * (total - done)
+        yield f"{done}/{total}  seed {result.seed}  epoch {result.epoch}  {what}: {after}, {left / 60:.0f} min left"

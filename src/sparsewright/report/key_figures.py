@@ -1,0 +1,73 @@
+"""The numbers of a run that matter most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sparsewright.formats import flops, percent, ratios, seconds
+from sparsewright.report.page import KeyFigure
+from sparsewright.report.run_data import RunData
+from sparsewright.training.method_options import DENSE
+
+
+def key_figures(run: RunData) -> dict[str, KeyFigure]:
+    """Accuracy, sparsity, FLOPs, parameters and time of a finished run; how far another one is."""
+    return _finished(run, run.summary) if run.summary is not None else _so_far(run)
+
+
+def _finished(run: RunData, summary: Mapping[str, Any]) -> dict[str, KeyFigure]:
+    figures = {f"{run.tested_on.capitalize()} accuracy": _accuracy(run, summary), **_size(summary)}
+    for kind, per in (("inference", " per image"), ("training", "")):
+        dense, sparse = summary.get(f"{kind}_flops_dense"), summary.get(f"{kind}_flops_sparse")
+        if dense and sparse is not None:
+            note = f"of dense: {flops(sparse)} of {flops(dense)}{per}"
+            figures[f"{kind.capitalize()} FLOPs"] = KeyFigure(percent(sparse / dense), note)
+    if summary.get("shrunk") and summary.get("theoretical_speedup"):
+        figures["Speed-up in theory"] = KeyFigure(f"{summary['theoretical_speedup']:.2f}x", "ratio of inference FLOPs")
+    figures["Trained for"] = KeyFigure(seconds(summary["train_seconds"]), _length(summary["epochs"], summary["steps"]))
+    return figures
+
+
+def _accuracy(run: RunData, summary: Mapping[str, Any]) -> KeyFigure:
+    if summary["test_accuracy"] is None:
+        return KeyFigure("not measured")
+    notes = ["after the last epoch"]
+    if summary.get("test_accuracy_before_pruning") is not None:
+        notes.append(f"{summary['test_accuracy_before_pruning']:.2f} % before pruning")
+    if run.published is not None:
+        notes.append(f"published: {run.published.accuracy:.2f} %")
+    return KeyFigure(f"{summary['test_accuracy']:.2f} %", "; ".join(notes))
+
+
+def _size(summary: Mapping[str, Any]) -> dict[str, KeyFigure]:
+    if summary.get("shrunk"):
+        left, dense = summary["parameters"], summary["parameters_dense"]
+        asked = f"asked for ratios {ratios(summary['target_sparsity'])}" if summary["target_sparsity"] else ""
+        removed = KeyFigure(percent(1 - left / dense), "with whole filters or channels")
+        figures = {"Parameters removed": removed, "Parameters": KeyFigure(f"{left:,}", f"of {dense:,}; {asked}")}
+        if summary["sparsity"]:
+            figures["Sparsity of the rest"] = KeyFigure(percent(summary["sparsity"]), "zeros that masks hold")
+        return figures
+    asked = "dense" if summary["method"] == DENSE else f"asked for {ratios(summary['target_sparsity'])}"
+    return {
+        "Sparsity": KeyFigure(percent(summary["sparsity"]), asked),
+        "Parameters": KeyFigure(f"{summary['nonzero_parameters']:,}", f"non-zero of {summary['parameters']:,}"),
+    }
+
+
+def _so_far(run: RunData) -> dict[str, KeyFigure]:
+    line = run.last_line
+    if not line:
+        return {"State": KeyFigure("not finished", "no epoch has ended yet")}
+    spent = sum(line["seconds"] for line in run.lines)
+    return {
+        "State": KeyFigure("not finished", f"in stage {line['stage']}"),
+        f"{run.tested_on.capitalize()} accuracy": KeyFigure(f"{line['test_accuracy']:.2f} %", "so far"),
+        "Sparsity": KeyFigure(percent(line["sparsity"]), "so far"),
+        "Trained for": KeyFigure(seconds(spent), _length(line["epoch"], line["step"])),
+    }
+
+
+def _length(epochs: int, steps: int) -> str:
+    return f"{epochs:,} epoch{'' if epochs == 1 else 's'}, {steps:,} steps"

@@ -1,0 +1,25 @@
+"""Where a logarithmic axis has its labels."""
+
+from __future__ import annotations
+
+import math
+
+_NARROW, _WIDE = 5.0, 1000.0
+"""Ratios of the end of an axis to its start: below the one equal steps are used, above the other powers of ten."""
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round places on an axis from ``low`` to ``high``, both above 0; some may lie just beyond its ends."""
+    if high / low < _NARROW:
+        step = _round_step(max(high - low, 0.05 * low) / 4)
+        first, last = max(math.floor(low / step), 1), math.ceil(high / step)
+        return [float(f"{index * step:.6g}") for index in range(first, last + 1)]
+    digits = (1, 2, 5) if high / low < _WIDE else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [float(f"{digit}e{power}") for power in powers for digit in digits]
+
+
+def _round_step(wanted: float) -> float:
+    """The next of 1, 2 and 5 times powers of ten that is at least ``wanted``."""
+    power = 10.0 ** math.floor(math.log10(wanted))
+    return next(digit * power for digit in (1, 2, 5, 10) if digit * power >= wanted * (1 - 1e-9))

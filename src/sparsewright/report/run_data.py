@@ -1,0 +1,94 @@
+"""What a run folder holds for a report, whether the run is finished or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparsewright.masks import MaskSet
+from sparsewright.training import LoadedRun, Recipe, load_masks, load_recipe, load_run, read_metrics
+from sparsewright.training.folder import METRICS, RECIPE, SETTINGS, SUMMARY, RunSettings, read_settings
+from sparsewright.training.layer_log import LayerLog, read_layer_log
+from sparsewright.training.masks_file import MASKS
+from sparsewright.training.method_options import DENSE
+from sparsewright.training.published_results import Published
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run as its folder tells it.
+
+    Attributes:
+        folder: the run folder.
+        recipe: its recipe.
+        recipe_text: the content of recipe.yaml.
+        settings: the content of run.json; None where there is none.
+        lines: metrics, one per epoch and one per prune, shrink or evaluate stage; empty before the first.
+        log: of topology and ranks.
+        loaded: the final network; None while the run is not finished.
+        masks: the final masks; None where the run ended without.
+    """
+
+    folder: Path
+    recipe: Recipe
+    recipe_text: str
+    settings: RunSettings | None
+    lines: Sequence[Mapping[str, Any]]
+    log: LayerLog
+    loaded: LoadedRun | None
+    masks: MaskSet | None
+
+    @property
+    def summary(self) -> Mapping[str, Any] | None:
+        """The content of summary.json; None while the run is not finished."""
+        return self.loaded.summary if self.loaded is not None else None
+
+    @property
+    def last_line(self) -> Mapping[str, Any]:
+        """The newest metrics; empty before the first."""
+        return self.lines[-1] if self.lines else {}
+
+    @property
+    def method(self) -> str:
+        """What makes, or made, the network sparse."""
+        if self.summary is not None:
+            return str(self.summary["method"])
+        sparse = [stage.method.name for stage in self.recipe.resolved_stages() if stage.needs_sparsity]
+        return sparse[-1] if sparse else DENSE
+
+    @property
+    def published(self) -> Published | None:
+        """The number from the literature that the recipe names for this method and sparsity."""
+        target = self.recipe.sparsity
+        return self.recipe.published_for(self.method, target if isinstance(target, float) else None)
+
+    @property
+    def tested_on(self) -> str:
+        """ "test", or "validation" where the recipe splits images off the training set."""
+        return "validation" if self.recipe.data.validation else "test"
+
+
+def read_run(folder: Path) -> RunData:
+    """Everything a report can show of the run in ``folder``.
+
+    Raises:
+        FileNotFoundError: no such folder, or no run in it.
+        ValueError: one of its files is damaged.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no run folder {folder}")
+    if not (folder / RECIPE).is_file():
+        raise FileNotFoundError(f"{folder} holds no run: there is no {RECIPE} in it")
+    finished = (folder / SUMMARY).is_file()
+    return RunData(
+        folder=folder,
+        recipe=load_recipe(str(folder / RECIPE)),
+        recipe_text=(folder / RECIPE).read_text(encoding="utf-8"),
+        settings=read_settings(folder) if (folder / SETTINGS).is_file() else None,
+        lines=read_metrics(folder) if (folder / METRICS).is_file() else [],
+        log=read_layer_log(folder),
+        loaded=load_run(folder) if finished else None,
+        masks=load_masks(folder / MASKS) if finished and (folder / MASKS).is_file() else None,
+    )

@@ -1,0 +1,381 @@
+"""Sweeps: the grid, the plan, and runs as processes that are killed, interrupted, fail, and are called again."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
+
+from sparsewright.cli import app
+from sparsewright.sweep import Cell, LocalWorkers, RunOptions, RunStatus, State, plan_sweep, run_sweep, take_stock
+from sparsewright.sweep.grid import Axis, combinations, parse_axes, split_values
+from sparsewright.sweep.local import visible_gpus
+from sparsewright.sweep.status import Length, length_of
+from sparsewright.training import RecipeError, load_recipe, read_metrics
+from sparsewright.training.folder import METRICS, RunFolderError, only_here
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = "digits/lenet300"
+PLAIN = st.text("abcXYZ0159._-+=:/ ", min_size=1).map(str.strip).filter(bool)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+
+
+def sweep(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["sweep", RECIPE, *map(str, arguments), "--device", "cpu", "--threads", "1"])
+
+
+@contextmanager
+def sweep_process(*arguments: object) -> Generator[subprocess.Popen[str], None, None]:
+    command = [sys.executable, "-m", "sparsewright", "sweep", RECIPE, *map(str, arguments), "--device", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for(happened: Callable[[], bool], what: str, seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, f"{what} did not happen within {seconds} s"
+        time.sleep(0.02)
+
+
+def nothing_trains_in(folder: Path) -> bool:
+    try:
+        with only_here(folder):
+            return True
+    except RunFolderError:
+        return False
+
+
+# The grid.
+
+
+@settings(deadline=None)
+@given(values=st.lists(PLAIN, min_size=1, unique=True))
+def test_values_are_set_off_by_commas(values: list[str]) -> None:
+    assert split_values(",".join(values)) == values
+
+
+@settings(deadline=None)
+@given(
+    lists=st.lists(st.lists(st.integers(0, 9), max_size=3), min_size=1, max_size=4),
+    quoted=st.lists(st.text("ab, []{}", max_size=5), max_size=3),
+)
+def test_commas_in_brackets_braces_and_quotes_belong_to_the_value(lists: list[list[int]], quoted: list[str]) -> None:
+    values = [*map(str, lists), "{a: [1, 2], b: 'x, y'}", *(f'"{text}"' for text in quoted)]
+    assert split_values(",".join(values)) == values
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from(["a", "b", "seed"]), st.lists(PLAIN, min_size=1, max_size=3, unique=True)))
+def test_every_combination_is_there_once_and_the_seed_varies_fastest(grid: dict[str, list[str]]) -> None:
+    axes = parse_axes([f"{key}={','.join(values)}" for key, values in grid.items()])
+    found = combinations(axes)
+    count = 1
+    for values in grid.values():
+        count *= len(values)
+    assert len(found) == len({tuple(cell.items()) for cell in found}) == count
+    assert [cell["seed"] for cell in found][: len(axes[-1].values)] == list(axes[-1].values)
+    assert all(cell[key] in {**grid, "seed": grid.get("seed", ["0"])}[key] for cell in found for key in cell)
+
+
+@pytest.mark.parametrize(
+    ("grid", "parts"),
+    [
+        (["sparsity"], ["key=a,b,c", "'sparsity'"]),
+        (["=1"], ["key=a,b,c"]),
+        (["seed=0", "seed=1"], ["seed is given twice", "seed=A,B"]),
+        (["method=rigl,,gmp"], ["method=rigl,,gmp", "missing"]),
+        (["method=rigl,gmp,rigl"], ["the value rigl is there twice"]),
+    ],
+)
+def test_a_grid_that_is_not_well_formed_is_refused(grid: list[str], parts: list[str]) -> None:
+    with pytest.raises(RecipeError) as refused:
+        parse_axes(grid)
+    assert all(part in str(refused.value) for part in parts)
+
+
+def test_without_a_seed_there_is_the_seed_0() -> None:
+    assert parse_axes(["method=rigl"]) == (Axis("method", ("rigl",)), Axis("seed", ("0",)))
+
+
+# The plan.
+
+
+def test_dense_among_methods_is_run_once_for_all_sparsities(tmp_path: Path) -> None:
+    grid = ["method=dense,granet", "sparsity=0.9,0.95", "method.drop_fraction=0.3", "seed=0,1"]
+    plan = plan_sweep(RECIPE, grid, tmp_path)
+    found = [(cell.settings["method"], cell.settings.get("sparsity"), cell.seed) for cell in plan.cells]
+    assert found == [("dense", None, 0), ("dense", None, 1)] + [
+        ("granet", sparsity, seed) for sparsity in ("0.9", "0.95") for seed in (0, 1)
+    ]
+    assert all(
+        "method.drop_fraction=0.3" in cell.overrides for cell in plan.cells if cell.settings["method"] != "dense"
+    )
+    assert plan.same == tuple(f"method=dense sparsity=0.95 method.drop_fraction=0.3 seed={seed}" for seed in (0, 1))
+    assert plan.varied == ("method", "sparsity", "seed")
+
+
+def test_dense_takes_the_place_of_a_recipes_own_sparsity(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(f"extends: {RECIPE}\nmethod: granet\nsparsity: 0.9\n")
+    plan = plan_sweep(str(tmp_path / "own.yaml"), ["method=dense,rigl"], tmp_path)
+    assert [cell.recipe.sparsity for cell in plan.cells] == [None, 0.9]
+
+
+def test_dense_alone_refuses_a_sparsity_as_train_does(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"method=dense sparsity=0\.9 seed=0: .*no effect with method dense"):
+        plan_sweep(RECIPE, ["method=dense", "sparsity=0.9"], tmp_path)
+
+
+def test_a_combination_that_the_recipe_refuses_is_named_before_anything_starts(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = sweep("method=granet,rigl", "sparsity=0.9,1.5", "seed=0,1", "--out", out)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: method=granet sparsity=1.5 seed=0: ")
+    assert not out.exists()
+
+
+def test_a_seed_that_is_none_is_refused(tmp_path: Path) -> None:
+    result = sweep("method=granet", "sparsity=0.9", "seed=0,x", "--out", tmp_path)
+    assert (result.exit_code, "seed" in result.stderr) == (2, True)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    rates=st.lists(st.floats(1e-6, 10), min_size=1, max_size=3, unique=True),
+    patterns=st.lists(st.text("ab/*. ", min_size=1, max_size=40), min_size=1, max_size=3, unique=True),
+)
+def test_folders_of_a_plan_are_readable_names_that_do_not_collide(rates: list[float], patterns: list[str]) -> None:
+    grid = [
+        "method=granet,rigl",
+        f"optimizer.lr={','.join(map(str, rates))}",
+        "method.include=" + ",".join(f"['{pattern}']" for pattern in patterns),
+        "sparsity=0.9",
+        "seed=0,7",
+    ]
+    plan = plan_sweep(RECIPE, grid, Path("runs/x"))
+    names = [cell.folder.name for cell in plan.cells]
+    assert len(set(names)) == len(names) == 4 * len(rates) * len(patterns)
+    assert all(cell.folder.parent == Path("runs/x") for cell in plan.cells)
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._=-") for name in names)
+    assert all(len(name) < 150 and name.startswith(("granet-0.9-", "rigl-0.9-")) for name in names)
+
+
+def test_a_run_is_found_again_whatever_else_the_grid_says(tmp_path: Path) -> None:
+    first = plan_sweep(RECIPE, ["method=granet", "sparsity=0.9"], tmp_path).cells[0]
+    (tmp_path / f"renamed-{first.digest}").mkdir(parents=True)
+    # The recipe's own value, given again, does not make another run.
+    again = ["sparsity=0.9,0.95", "optimizer.momentum=0.9", "method=granet", "seed=1,0"]
+    assert tmp_path / f"renamed-{first.digest}" in [cell.folder for cell in plan_sweep(RECIPE, again, tmp_path).cells]
+
+
+def test_the_default_folder_is_named_after_the_recipe() -> None:
+    assert plan_sweep(RECIPE, []).root == Path("runs/sweep-digits-lenet300")
+
+
+# Carrying it out, with workers that do nothing.
+
+
+class FakeWorkers:
+    """Two at a time; each ends at the second look, those of seed 1 with a problem."""
+
+    def __init__(self) -> None:
+        self.running: list[tuple[Cell, int]] = []
+        self.most = 0
+        self.fresh: list[Cell] = []
+        self.stopped = False
+
+    def has_room(self) -> bool:
+        return len(self.running) < 2
+
+    def start(self, cell: Cell) -> None:
+        self.running.append((cell, 0))
+        self.fresh.append(cell)
+        self.most = max(self.most, len(self.running))
+
+    def begun(self) -> list[Cell]:
+        found, self.fresh = self.fresh, []
+        return found
+
+    def ended(self) -> list[tuple[Cell, str | None]]:
+        looked_at = [(cell, looks + 1) for cell, looks in self.running]
+        self.running = [(cell, looks) for cell, looks in looked_at if looks < 2]
+        return [(cell, "it broke" if cell.seed == 1 else None) for cell, looks in looked_at if looks == 2]
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+def statuses_of(root: Path, seeds: str) -> list[RunStatus]:
+    plan = plan_sweep(RECIPE, ["duration=2ep", f"seed={seeds}"], root)
+    return take_stock(plan.cells, RunOptions())
+
+
+def test_a_failed_run_does_not_stop_the_others(tmp_path: Path) -> None:
+    statuses, workers = statuses_of(tmp_path, "0,1,2"), FakeWorkers()
+    seen: list[list[State]] = []
+    run_sweep(statuses, workers, lambda now: seen.append([status.state for status in now]))
+    assert (workers.most, workers.stopped) == (2, True)
+    assert seen[0] == [State.WAITING] * 3
+    assert [State.RUNNING, State.RUNNING, State.WAITING] in seen
+    # Nothing was trained, and a run without a summary is not done, whatever its process says.
+    assert [status.state for status in statuses] == [State.FAILED] * 3
+    assert [status.problem for status in statuses] == [
+        "it ended without a summary.json",
+        "it broke",
+        "it ended without a summary.json",
+    ]
+
+
+def test_a_run_that_another_process_trains_is_put_off(tmp_path: Path) -> None:
+    statuses, workers = statuses_of(tmp_path, "0,2"), FakeWorkers()
+    held = only_here(statuses[0].cell.folder)
+    held.__enter__()
+    states: list[State] = []
+
+    def observe(now: object) -> None:
+        states.append(statuses[0].state)
+        if statuses[1].state == State.FAILED and State.RUNNING not in states:
+            held.__exit__(None, None, None)
+
+    run_sweep(statuses, workers, observe)
+    assert State.ELSEWHERE in states
+    assert states.index(State.ELSEWHERE) < states.index(State.RUNNING)
+    assert statuses[0].state == State.FAILED
+
+
+def test_runs_are_stopped_however_a_sweep_ends(tmp_path: Path) -> None:
+    workers = FakeWorkers()
+
+    def interrupt(now: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(statuses_of(tmp_path, "0"), workers, interrupt)
+    assert workers.stopped
+
+
+def test_the_length_counts_all_stages() -> None:
+    recipe = load_recipe(
+        RECIPE, ["stages=[{kind: train, duration: 2ep}, {kind: evaluate}, {kind: train, duration: 7it}]"]
+    )
+    assert length_of(recipe, 5) == Length(epochs=4, steps=17)
+
+
+def test_time_left_follows_the_pace_since_the_start(tmp_path: Path) -> None:
+    status = statuses_of(tmp_path, "0")[0]
+    assert status.length is not None
+    status.step = 4
+    status.state, status.began, status.first_step = State.RUNNING, 100.0, 4
+    assert status.seconds_left(110.0) is None
+    status.step = 8
+    assert status.seconds_left(110.0) == pytest.approx(10 / 4 * (status.length.steps - 8))
+
+
+def test_gpus_are_those_that_the_process_may_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-7f3a")
+    assert visible_gpus() == ["2", "GPU-7f3a"]
+
+
+def test_absent_data_are_told_of_once_and_before_anything_starts(tmp_path: Path) -> None:
+    grid = ["method=granet", "sparsity=0.9", "seed=0,1", "--no-download", "--data-dir", str(tmp_path / "none")]
+    result = CliRunner().invoke(app, ["sweep", "mnist/lenet300", *grid, "--out", str(tmp_path / "out")])
+    assert (result.exit_code, result.stderr.count("error: mnist is not in")) == (2, 1)
+    assert not list((tmp_path / "out").rglob("train.log"))
+
+
+def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path) -> None:
+    with only_here(tmp_path):
+        result = sweep("duration=1ep", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert f"another process is training in {tmp_path}" in result.stderr
+
+
+# Real processes.
+
+
+def test_what_failed_is_told_and_the_rest_is_done(tmp_path: Path) -> None:
+    result = sweep("duration=1ep", "optimizer.lr=1e30,0.1", "--jobs", 2, "--out", tmp_path)
+    assert result.exit_code == 1, result.output
+    bad = next(tmp_path.glob("*1e30*"))
+    assert "1 of 2 runs failed" in result.stdout
+    told = next(line for line in result.stdout.splitlines() if line.startswith(f"  {bad}: "))
+    assert "training diverged" in told
+    assert "training diverged" in (bad / "train.log").read_text()
+    done = [line for line in result.stdout.splitlines() if line.startswith(" ") and " done " in line]
+    assert len(done) == 1
+    assert "%" in done[0]
+
+
+def test_a_killed_sweep_does_only_what_is_missing_when_it_is_called_again(tmp_path: Path) -> None:
+    """The second of two runs is killed with the sweep; what trains it ends with it, and its epochs are not lost."""
+    arguments = ("method=granet", "sparsity=0.9", "method.update_interval=4", "duration=1ep,50ep", "--out", tmp_path)
+    with sweep_process(*arguments) as process:
+        wait_for(lambda: any(tmp_path.glob("*50ep*/last.ckpt")), "the second run")
+        process.send_signal(signal.SIGKILL)
+    first, second = next(tmp_path.glob("*1ep*")), next(tmp_path.glob("*50ep*"))
+    wait_for(lambda: nothing_trains_in(second), "the end of the run that lost its sweep", seconds=60)
+    assert (first / "summary.json").is_file()
+    assert not (second / "summary.json").exists()
+    epochs_before = len(read_metrics(second))
+    files_before = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()}
+
+    result = sweep(*arguments)
+    assert result.exit_code == 0, result.output
+    assert "1 of them done already, 1 begun" in result.stdout
+    assert {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()} == files_before
+    assert 1 <= epochs_before < 50
+    assert len(read_metrics(second)) == 50
+    assert (second / "train.log").read_text().count("$ sparsewright train") == 2
+
+    again = sweep(*arguments)
+    assert again.exit_code == 0
+    assert again.stdout.count("done before") == 2
+    assert "running" not in again.stdout
+
+
+def test_interrupting_a_sweep_stops_its_runs_and_loses_nothing(tmp_path: Path) -> None:
+    with sweep_process("duration=2000ep", "seed=0,1", "--jobs", 1, "--threads", 1, "--out", tmp_path) as process:
+        wait_for(lambda: any(tmp_path.glob("*/last.ckpt")), "the first run")
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "2 of 2 runs are not done; the same command goes on with them" in output
+    run = next(tmp_path.glob("*-seed0-*"))
+    assert nothing_trains_in(run)
+    assert (run / METRICS).read_text().count("\n") >= 1
+    assert "interrupted" in (run / "train.log").read_text()
+    assert not list(tmp_path.glob("*-seed1-*"))
+
+
+def test_a_run_of_another_precision_is_not_taken_for_done(tmp_path: Path) -> None:
+    plan = plan_sweep(RECIPE, ["duration=1ep"], tmp_path)
+    plan.cells[0].folder.mkdir()
+    (plan.cells[0].folder / "run.json").write_text(
+        '{"seed": 0, "precision": "bf16", "device": "cpu", "world_size": 1, "threads": 1}'
+    )
+    with pytest.raises(RunFolderError, match="precision bf16, and this sweep has 32"):
+        take_stock(plan.cells, RunOptions())
+
+
+def test_workers_have_room_for_as_many_runs_as_jobs(tmp_path: Path) -> None:
+    workers = LocalWorkers(plan_sweep(RECIPE, [], tmp_path), RunOptions(), jobs=1)
+    assert workers.has_room()
+    assert workers.ended() == workers.begun() == []
+    workers.stop()
