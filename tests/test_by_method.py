@@ -74,6 +74,9 @@ def test_the_saved_recipe_says_what_was_trained(tmp_path: Path) -> None:
         ("by_method: {gsmm: {}}", "unknown method 'gsmm' in by_method; did you mean 'gsm'"),
         ("by_method: [gsm]", "by_method maps names of methods to settings"),
         ("by_method: {gsm: 3}", "by_method.gsm must be a mapping of settings, got 3"),
+        ("by_method: {gsm: {method: 3}}", "by_method.gsm.method must be a mapping of options, got 3"),
+        ("published: [{accuracy: 0.98, source: a paper}]", "greater than 1"),
+        ("published: [{acuracy: 98, source: a paper}]", "unknown key 'published.0.acuracy'; did you mean 'accuracy'"),
         ("by_method: {gsm: {method: rigl}}", "by_method.gsm chooses another method"),
         ("by_method: {gsm: {extends: mnist/lenet300}}", "by_method.gsm cannot set extends"),
         ("stages: [{duration: 0%}]", "written as 50%, above 0% and up to 100%, got '0%'"),
@@ -116,8 +119,22 @@ def test_published_numbers_are_found_by_method_and_sparsity_and_count_in_no_dige
     )
     assert shorter is not None
     assert shorter.changed == ("duration",)
+    same = load_recipe(with_numbers, ["method=granet", "sparsity=0.95", "duration=40ep"]).published_for("granet", 0.95)
+    assert same is not None
+    assert same.changed == (), "the recipe has 40 epochs"
     child = write(tmp_path, "child.yaml", "extends: with.yaml\n")
     assert load_recipe(child).published == ()
+
+
+def test_a_published_number_that_names_no_sparsity_says_when_ours_is_another() -> None:
+    name = "mnist/lenet300/gsm-ticket-60x"
+    own, other = (
+        load_recipe(name).published_for("gsm", 0.98),
+        load_recipe(name, ["sparsity=0.5"]).published_for("gsm", 0.5),
+    )
+    assert own is not None
+    assert other is not None
+    assert (own.changed, other.changed) == ((), ("sparsity",))
 
 
 def test_checkpoints_in_the_middle_are_kept(tmp_path: Path) -> None:
@@ -136,5 +153,10 @@ def test_checkpoints_in_the_middle_are_kept(tmp_path: Path) -> None:
     train(recipe, out=tmp_path / "run", keep=[23], resume=True, quiet=True)
     with pytest.raises(ValueError, match="multiple of 23 steps below 69, not after step 24"):
         train(recipe, out=tmp_path / "other", keep=[24], quiet=True)
+    with pytest.raises(TypeError, match="keep must be an int"):
+        train(recipe, out=tmp_path / "other", keep=[23.0], quiet=True)  # pyright: ignore[reportArgumentType]
+    stages = "stages=[{duration: 1ep}, {kind: prune, sparsity: 0.5}, {duration: 1ep}]"
+    with pytest.raises(RecipeError, match="kept of a recipe of one train stage that begins at step 0; it has stages"):
+        train(load_recipe("digits/lenet300", [stages]), out=tmp_path / "other", keep=[23], quiet=True)
     with pytest.raises(RunFolderError, match="past step 23 and did not keep its checkpoint"):
         train(recipe, out=tmp_path / "stop46", stop=46, keep=[23], resume=True, quiet=True)

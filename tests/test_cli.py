@@ -53,7 +53,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-COMMANDS = ["train", "ticket", "eval", "inspect", "export", "log", "list", "demo"]
+COMMANDS = [command.name for command in app.registered_commands]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

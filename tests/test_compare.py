@@ -52,8 +52,8 @@ def test_runs_of_the_same_settings_are_one_group_over_their_seeds(runs: Path, gr
     comparison = compare_runs([runs])
     assert [(group.method, group.target, group.seeds) for group in comparison.groups] == [
         ("dense", None, (0, 1)),
-        ("rigl", 0.9, (0,)),
         ("granet", 0.9, (0, 1, 2)),
+        ("rigl", 0.9, (0,)),
         ("rigl", 0.98, (0,)),
     ]
     group = group_of(comparison, "granet", 0.9)
@@ -212,12 +212,12 @@ def test_runs_that_are_not_finished_are_named_and_left_out(granet: list[Path], t
     (foreign / "summary.json").write_text("{}")
     comparison = compare_runs([tmp_path])
     assert [group.seeds for group in comparison.groups] == [(1,)]
-    assert [item.folder for item in comparison.left_out] == [begun, damaged, foreign, failed]
+    assert [item.folder for item in comparison.left_out] == [begun, failed, damaged, foreign]
     reasons = [item.reason for item in comparison.left_out]
     assert reasons[0] == "it is not finished"
-    assert "damaged" in reasons[1]
-    assert reasons[2] == "its summary.json has no method"
-    assert "train.log" in reasons[3]
+    assert "train.log" in reasons[1]
+    assert "damaged" in reasons[2]
+    assert reasons[3] == "its summary.json has no method"
     told = compare(tmp_path).stdout
     assert f"left out: {begun}, it is not finished" in told
 
@@ -263,6 +263,7 @@ def test_of_networks_that_got_smaller_the_parameters_say_what_was_removed(granet
     small = copy_run(
         granet[0], tmp_path / "small", shrunk=True, sparsity=0.0, parameters=2000, kept_parameters=2000, not_removed={}
     )
+    change_recipe(small, duration="3ep")
     comparison = compare_runs([small, granet[1]])
     assert comparison.has_shrunk
     shrunk = next(group for group in comparison.groups if group.shrunk)
@@ -316,7 +317,7 @@ def test_the_tables_show_every_group_and_the_methods_by_sparsity(runs: Path) -> 
 
 
 def test_markdown_tables_have_as_many_cells_in_every_row(runs: Path, granet: list[Path], tmp_path: Path) -> None:
-    piped = change_recipe(copy_run(granet[0], tmp_path / "piped"), name="a|b")
+    piped = change_recipe(copy_run(granet[0], tmp_path / "piped"), name="a|b", sparsity=0.91)
     result = compare(runs, piped, "--format", "markdown")
     blocks = [block.splitlines() for block in result.stdout.split("\n\n") if block.startswith("|")]
     assert len(blocks) == 2
@@ -384,7 +385,8 @@ def test_an_axis_has_a_few_round_labels_in_its_range(low: float, ratio: float) -
     ticks = log_ticks(low, high)
     assert ticks == sorted(set(ticks))
     assert all(float(f"{tick:.3g}") == tick or ratio < 1.01 for tick in ticks)
-    assert 2 <= len(ticks) <= 12
+    assert 1 <= len(ticks) <= 12
+    assert len(ticks) > 1 or ratio < 1.1
     assert ticks[0] <= high * 1.2
     assert ticks[-1] >= low
 

@@ -154,6 +154,20 @@ def test_updates_at_every_step_share_lines(tmp_path: Path) -> None:
     assert sum(line.dropped[0] for line in lines) == sum(int((old & ~new).sum()) for old, new in changes)
 
 
+def test_pruning_more_layers_begins_from_the_masks_that_were_held(tmp_path: Path) -> None:
+    stages = (
+        "stages=[{duration: 1ep, method: {name: static, include: fc1.weight}, sparsity: 0.8},"
+        " {kind: prune, sparsity: 0.9}, {duration: 1ep}]"
+    )
+    train(load_recipe("digits/lenet300", [stages]), out=tmp_path / "run", quiet=True)
+    static, before, pruned = read_layer_log(tmp_path / "run").topology
+    assert (static.names, static.kept) == (("fc1.weight",), (3840,))
+    assert before.names == ("fc1.weight", "fc2.weight", "fc3.weight")
+    assert before.kept == (3840, 30000, 1000)
+    assert sum(pruned.kept) == 5020
+    assert sum(pruned.dropped) == 34840 - 5020
+
+
 def test_a_stage_that_masks_other_layers_begins_anew(tmp_path: Path) -> None:
     recorder = LayerRecorder(tmp_path, total_steps=10)
     recorder.look(0, {"a": torch.ones(4, dtype=torch.bool)}, version=1)
@@ -178,6 +192,14 @@ def test_a_lost_file_begins_anew_and_a_cut_line_is_left_out(tmp_path: Path) -> N
     (tmp_path / LAYERS).unlink()
     LayerRecorder(tmp_path, total_steps=10, state=state).look(7, masks, version=1)
     assert [line.step for line in read_layer_log(tmp_path).topology] == [7]
+
+
+def test_a_run_of_1999_updates_has_at_most_a_thousand_lines(tmp_path: Path) -> None:
+    recorder = LayerRecorder(tmp_path, total_steps=1999)
+    mask = torch.tensor([True, False])
+    for step in range(2000):
+        recorder.look(step, {"a": mask.clone() if step % 2 else ~mask}, version=step)
+    assert len(read_layer_log(tmp_path).topology) <= 1001
 
 
 @pytest.mark.parametrize("text", ["nothing\n", '{"kind": "topology", "step": 1}\n', "[1]\n"])

@@ -318,6 +318,8 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
     study(tmp_path, rules=["prune_global"])
     with pytest.raises(RunFolderError, match=r"optimizer\.lr is 0\.1 there .* another folder for the study with --out"):
         study(tmp_path, "optimizer.lr=0.05")
+    with pytest.raises(RunFolderError, match=r"optimizer\.lr is 0\.1 there"):
+        study(tmp_path, "optimizer.lr=0.05", seeds=[1])
 
 
 def test_a_damaged_branch_is_named(finished: PlasticityResult, tmp_path: Path) -> None:
@@ -336,6 +338,8 @@ def test_a_branch_that_diverges_is_a_result(finished: PlasticityResult, tmp_path
     twin = run_branch(replace(job, branch=Branch(0, replace(moment, learning_rate=0.1), 23)))
     lost = run_branch(replace(job, branch=Branch(0, moment, 23, "prune_global", 0.9)))
     assert lost.accuracy_after is None
+    in_one_step = Branch(0, replace(moment, learning_rate=1e30), 1, "prune_global", 0.9)
+    assert run_branch(replace(job, branch=in_one_step, file=tmp_path / "b.json")).accuracy_after is None
     plan = plan_study(
         settled,
         at=["1ep"],

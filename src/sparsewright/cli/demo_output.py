@@ -9,8 +9,9 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sparsewright.cli.report_output import comparison_beside, report_beside
-from sparsewright.cli.tables import console, percent, print_table, seconds
+from sparsewright.cli.tables import console, print_table
 from sparsewright.demo import EPOCHS, RECIPE, FinishedRun, PlannedRun, fresh_folder, plan, run_all
+from sparsewright.formats import percent, seconds
 
 COMPARISON = "comparison.html"
 """The page in the folder of the demonstration that shows all of its runs beside each other."""

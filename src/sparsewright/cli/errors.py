@@ -105,7 +105,7 @@ def _one_line(text: str) -> str:
 def _interrupted(arguments: Sequence[str]) -> str:
     if "train" in arguments:
         return "interrupted: the same command with --resume continues from the last saved epoch"
-    if "ticket" in arguments:
+    if any(command in arguments for command in ("ticket", "sweep", "plasticity")):
         return "interrupted: the same command continues from the last saved epoch"
     return "interrupted"
 

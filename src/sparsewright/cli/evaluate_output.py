@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sparsewright.cli.tables import flops, percent, seconds
+from sparsewright.formats import flops, percent, seconds
 
 
 def published_pairs(result: Mapping[str, Any]) -> dict[str, str]:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from sparsewright.analysis import LayerRow, table_totals
 from sparsewright.cli.destinations import check_destination
-from sparsewright.cli.tables import percent, print_json, print_layers, print_pairs
+from sparsewright.cli.tables import print_json, print_layers, print_pairs
 from sparsewright.export import HDF5_SUFFIXES, load_hdf5, read_hdf5_metadata, save_hdf5
+from sparsewright.formats import percent
 
 
 def export_hdf5(target: Path, out: Path | None, *, force: bool, as_json: bool) -> None:

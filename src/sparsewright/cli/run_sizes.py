@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from sparsewright.analysis import Latency, layer_flops, measure_latency
-from sparsewright.cli.tables import flops, percent, print_table, share
+from sparsewright.cli.tables import print_table
+from sparsewright.formats import flops, percent, share
 from sparsewright.training import LoadedRun
 
 _DENSE, _SAVED = "original", "saved"

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sparsewright.cli import tables
+from sparsewright.formats import percent, seconds
 from sparsewright.sweep import RunOptions, RunStatus, State, Sweep, Workers, run_sweep, take_stock
 from sparsewright.sweep.grid import SEED
 from sparsewright.training.folder import only_here
@@ -56,7 +57,10 @@ def _announce(sweep: Sweep, statuses: Sequence[RunStatus]) -> None:
     begun = sum(status.step > 0 and not status.reused for status in statuses)
     there = f", {done} of them done already" if done else ""
     there += f", {begun} begun" if begun else ""
-    print(f"{len(statuses)} runs of {sweep.recipe} in {sweep.root}{there}", flush=True)
+    print(
+        f"{len(statuses)} {'run' if len(statuses) == 1 else 'runs'} of {sweep.recipe} in {sweep.root}{there}",
+        flush=True,
+    )
     if sweep.same:
         print(f"{len(sweep.same)} more combinations are the same runs, such as {sweep.same[0]}", flush=True)
 
@@ -96,7 +100,7 @@ class _Lines:
             parts.append(status.problem)
         left = self._pace.seconds_left(statuses)
         if left:
-            parts.append(f"(about {tables.seconds(left)} left)")
+            parts.append(f"(about {seconds(left)} left)")
         return "  ".join(parts)
 
 
@@ -133,7 +137,7 @@ class _Table:
         counts = {state: sum(status.state == state for status in self._statuses) for state in State}
         parts = [f"{count} {state.value}" for state, count in counts.items() if count]
         left = self._pace.seconds_left(self._statuses)
-        return ", ".join(parts) + (f"; about {tables.seconds(left)} left" if left else "")
+        return ", ".join(parts) + (f"; about {seconds(left)} left" if left else "")
 
 
 class _Pace:
@@ -159,7 +163,7 @@ def _live_cells(status: RunStatus, now: float) -> list[str]:
     left = status.seconds_left(now)
     epochs = f"{status.epoch}/{status.length.epochs}" if status.length is not None else str(status.epoch)
     accuracy = "" if status.accuracy is None else f"{status.accuracy:.2f} %"
-    return [status.cell.label, status.state.value, epochs, accuracy, "" if left is None else tables.seconds(left)]
+    return [status.cell.label, status.state.value, epochs, accuracy, "" if left is None else seconds(left)]
 
 
 def _print_results(sweep: Sweep, statuses: Sequence[RunStatus]) -> None:
@@ -187,7 +191,7 @@ def _result_cells(status: RunStatus) -> list[str]:
     return [
         state,
         "" if status.accuracy is None else f"{status.accuracy:.2f} %",
-        tables.percent(summary["sparsity"]) if summary else "",
-        tables.seconds(summary["train_seconds"]) if summary else "",
+        percent(summary["sparsity"]) if summary else "",
+        seconds(summary["train_seconds"]) if summary else "",
         str(status.cell.folder),
     ]

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sparsewright.analysis import LayerRow, RankAverages, RankRow, rank_averages, table_totals
+from sparsewright.formats import flops, percent, ratios, seconds, share
 
 PIPE_WIDTH = 160
 """Columns when the output is no terminal: rich's 80 would fold names that scripts look for."""
@@ -97,7 +98,7 @@ def summary_pairs(summary: Mapping[str, Any]) -> dict[str, str]:
         pairs |= _removed_pairs(summary)
     elif "sparsity" in summary:
         target = summary.get("target_sparsity")
-        asked = f" (asked for {_ratios(target)})" if target and summary.get("method") != "dense" else ""
+        asked = f" (asked for {ratios(target)})" if target and summary.get("method") != "dense" else ""
         pairs["sparsity"] = f"{percent(summary['sparsity'])}{asked}"
         if "nonzero_parameters" in summary and "parameters" in summary:
             pairs["parameters"] = f"{summary['nonzero_parameters']:,} non-zero of {summary['parameters']:,}"
@@ -135,49 +136,16 @@ def columns_of(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     )
 
 
-def percent(fraction: float) -> str:
-    """A fraction in per cent, with as many digits as tell 99.9 % from 99.95 %."""
-    return f"{100 * fraction:.2f} %"
-
-
-def share(part: int, whole: int) -> str:
-    """A part of a whole, such as 13,500 of 67,000 (20.15 %)."""
-    return f"{part:,} of {whole:,} ({percent(part / whole)})"
-
-
-def seconds(value: float) -> str:
-    """A time span such as 12.3 s, 4 min 05 s or 2 h 03 min."""
-    if value < 60:
-        return f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def flops(value: float) -> str:
-    """A number of operations with an SI prefix, such as 532.40 k."""
-    for prefix, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.2f} {prefix}"
-    return f"{value:.0f}"
-
-
 def _removed_pairs(summary: Mapping[str, Any]) -> dict[str, str]:
     """The lines about a network from which filters or channels were taken out."""
     left, dense = summary["parameters"], summary["parameters_dense"]
-    pairs = {"ratios": _ratios(summary["target_sparsity"])} if summary["target_sparsity"] else {}
+    pairs = {"ratios": ratios(summary["target_sparsity"])} if summary["target_sparsity"] else {}
     if summary["sparsity"]:
         pairs["sparsity"] = f"{percent(summary['sparsity'])} of the layers that are left, zeros that masks hold"
     pairs["parameters"] = share(left, dense)
     if summary["not_removed"]:
         pairs["not removed"] = f"in {len(summary['not_removed'])} layers; the reasons are in summary.json"
     return pairs
-
-
-def _ratios(target: Any) -> str:
-    """One sparsity in per cent, or ratios by stage or pattern."""
-    if isinstance(target, Mapping):
-        return ", ".join(f"{pattern}: {percent(ratio)}" for pattern, ratio in target.items())
-    return ", ".join(percent(ratio) for ratio in target) if isinstance(target, (list, tuple)) else percent(target)
 
 
 def _rank_cells(row: RankRow | RankAverages, count: str) -> list[str]:

@@ -21,7 +21,7 @@ from sparsewright.plasticity.pruning import loss_gradients, prune
 from sparsewright.sparsifier import Sparsifier
 from sparsewright.training.checkpoint import load_checkpoint, own_random_state, set_random_state
 from sparsewright.training.launch import deterministic, launch, own_threads, without_noise
-from sparsewright.training.loop import StepReport, Trainer, TrainingError, evaluate_model
+from sparsewright.training.loop import StepReport, Trainer, TrainingError, check_finite, evaluate_model
 from sparsewright.training.opening import create_recipe_model, data_facts, open_recipe_data
 from sparsewright.training.optimizers import build_optimizer
 from sparsewright.training.recipe import Recipe, Stage
@@ -87,7 +87,9 @@ def _train_branch(fabric: Fabric, job: BranchJob) -> BranchResult:
     after = None
     try:
         _train_on(fabric, job, model, optimizer, data, stage)
-        after = evaluate_model(fabric, model, data.test.epoch(0))
+        tested = evaluate_model(fabric, model, data.test.epoch(0))
+        check_finite(tested.loss, "test loss after training on")
+        after = tested
     except TrainingError:
         # Too much was pruned for this learning rate, which is a result too.
         pass

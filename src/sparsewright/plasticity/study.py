@@ -19,9 +19,10 @@ from sparsewright.plasticity.plan import Branch, PlasticityPlan, plan_study
 from sparsewright.plasticity.result import PlasticityResult, summarise
 from sparsewright.plasticity.workers import run_all
 from sparsewright.sweep import usable_cores
-from sparsewright.training.folder import only_here
+from sparsewright.training.folder import RECIPE, RunFolderError, only_here, recipe_difference
 from sparsewright.training.launch import resolve_device
 from sparsewright.training.recipe import Recipe
+from sparsewright.training.recipe_files import load_recipe
 
 DEFAULT_MOMENTS = ("20%", "45%", "55%", "90%")
 DEFAULT_RATES = (0.5, 0.9, 0.98)
@@ -87,6 +88,7 @@ def study_plasticity(
     folder = Path(out) if out is not None else default_folder(recipe)
     study = _Study(plan, folder, Path(data_dir), resolve_device(device), precision, threads, jobs, quiet)
     with only_here(folder):
+        _refuse_other_recipe(folder, plan.recipe)
         result = summarise(plan, study.branches(study.bases()), folder)
         remove_leftovers(folder)
         write_text(folder / RECORD, json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n")
@@ -153,6 +155,17 @@ class _Study:
     def _say(self, line: str) -> None:
         if not self.quiet:
             print(line, flush=True)
+
+
+def _refuse_other_recipe(folder: Path, recipe: Recipe) -> None:
+    """Raises RunFolderError where a base of any seed in ``folder`` is of another recipe than ``recipe``."""
+    for file in sorted(folder.glob(f"seed-*/base/{RECIPE}")):
+        there = load_recipe(str(file))
+        if there.digest() != recipe.digest():
+            raise RunFolderError(
+                f"{folder} holds a study of another recipe ({recipe_difference(there, recipe)})",
+                "choose another folder for the study with --out",
+            )
 
 
 def _progress(results: Iterator[BranchResult], total: int) -> Iterator[str]:

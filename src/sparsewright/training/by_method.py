@@ -58,7 +58,10 @@ def _settings_for_methods(level: Mapping[str, Any]) -> Mapping[str, Mapping[str,
             raise RecipeError(f"unknown method {name!r} in {BY_METHOD}{nearest(str(name), [DENSE, *known_methods()])}")
         if not isinstance(settings, dict):
             raise RecipeError(f"{BY_METHOD}.{name} must be a mapping of settings, got {settings!r}")
-        if as_section(settings.get("method", {})).get("name", name) != name:
+        options = as_section(settings.get("method", {}))
+        if not isinstance(options, dict):
+            raise RecipeError(f"{BY_METHOD}.{name}.method must be a mapping of options, got {options!r}")
+        if options.get("name", name) != name:
             raise RecipeError(f"{BY_METHOD}.{name} chooses another method; its method key holds options only")
         for key in ("extends", BY_METHOD, "name", "summary"):
             if key in settings:

@@ -31,6 +31,7 @@ SUMMARY = "summary.json"
 METRICS = "metrics.jsonl"
 BOARD = "tensorboard"
 WANDB = "wandb"
+REPORT = "report.html"
 KEPT = "checkpoints"
 
 LoggerName = Literal["tensorboard", "wandb", "none"]
@@ -195,7 +196,9 @@ def _write_settings(folder: Path, recipe: Recipe, settings: RunSettings) -> None
 
 def _refuse_foreign_files(folder: Path) -> None:
     # A kill between the two files that start a run leaves run.json alone, so one of a run is no obstacle.
-    foreign = [name for name in (WEIGHTS, MASKS, METRICS, LAYERS, BOARD, WANDB, KEPT) if (folder / name).exists()]
+    foreign = [
+        name for name in (WEIGHTS, MASKS, METRICS, LAYERS, BOARD, WANDB, KEPT, REPORT) if (folder / name).exists()
+    ]
     if (folder / SETTINGS).exists():
         try:
             read_settings(folder)
@@ -214,7 +217,9 @@ def _check_same(folder: Path, recipe: Recipe, settings: RunSettings) -> None:
             f"{folder} holds a run whose {RECIPE} or {SETTINGS} cannot be read ({error})", ANOTHER_FOLDER
         ) from error
     if there.digest() != recipe.digest():
-        raise RunFolderError(f"{folder} holds a run of another recipe ({_difference(there, recipe)})", ANOTHER_FOLDER)
+        raise RunFolderError(
+            f"{folder} holds a run of another recipe ({recipe_difference(there, recipe)})", ANOTHER_FOLDER
+        )
     for name in ("seed", "precision", "device", "world_size"):
         before, value = getattr(known, name), getattr(settings, name)
         if before != value:
@@ -234,7 +239,8 @@ def recorded_start(folder: Path) -> StartRecord | None:
         return None
 
 
-def _difference(there: Recipe, recipe: Recipe) -> str:
+def recipe_difference(there: Recipe, recipe: Recipe) -> str:
+    """The first setting that differs, such as ``sparsity is 0.9 there and 0.8 here``."""
     old, new = _flat(there.resolved()), _flat(recipe.resolved())
     for key in [*new, *old]:
         if key.split(".")[0] not in WITHOUT_EFFECT and old.get(key) != new.get(key):

@@ -6,8 +6,11 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
+from sparsewright.checks import check_count
 from sparsewright.files import write_atomically
+from sparsewright.training.errors import RecipeError
 from sparsewright.training.folder import CHECKPOINT, KEPT, RunFolderError
+from sparsewright.training.recipe import Recipe
 
 
 def kept_checkpoint(folder: Path, step: int) -> Path:
@@ -25,6 +28,23 @@ def keep_checkpoint(folder: Path, step: int) -> None:
     path.parent.mkdir(exist_ok=True)
     with (folder / CHECKPOINT).open("rb") as last:
         write_atomically(path, lambda stream: shutil.copyfileobj(last, stream))
+
+
+def check_kept_steps(recipe: Recipe, first_step: int, steps: Collection[int]) -> frozenset[int]:
+    """``steps`` if a run of ``recipe`` from ``first_step`` on can keep its checkpoints there.
+
+    Raises:
+        RecipeError: the recipe is not one train stage, or the run does not begin at its first step.
+        TypeError, ValueError: a step that is no whole number above 0.
+    """
+    kept = frozenset(check_count(step, "keep") for step in steps)
+    kinds = [stage.kind for stage in recipe.resolved_stages()]
+    if kept and (kinds != ["train"] or first_step):
+        raise RecipeError(
+            f"recipe {recipe.name}: checkpoints are kept of a recipe of one train stage that begins at step 0; it has "
+            f"stages of kind {', '.join(kinds)} and begins at step {first_step}"
+        )
+    return kept
 
 
 def check_kept(folder: Path, steps: Collection[int], steps_per_epoch: int, total_steps: int, done: int) -> None:

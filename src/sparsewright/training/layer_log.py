@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sparsewright.analysis.history import TopologyChange, TopologyTracker
@@ -67,7 +68,7 @@ class LayerRecorder:
 
     def __init__(self, folder: Path | None, total_steps: int, state: Mapping[str, Any] | None = None) -> None:
         self._path = folder / LAYERS if folder is not None else None
-        self._interval = max(total_steps // LINES, 1)
+        self._interval = max(-(-total_steps // LINES), 1)
         state = state or {}
         if self._path is not None and not _cut(self._path, state.get("lines", 0)):
             state = {}
@@ -106,10 +107,13 @@ class LayerRecorder:
         if self._tracker is not None and self._pending:
             self._write_change(step, self._tracker.look(self._tracker.masks()[1]))
 
-    def dense_start(self, masks: Mapping[str, Tensor]) -> None:
-        """Says that before the first of ``masks`` there were none, so that all weights were connections."""
+    def begin_from(self, held: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+        """Says what the connections were before a method showed the first of its ``masks``: those of ``held``, and all
+        weights of the other layers.
+        """
         if masks and self._path is not None and (self._tracker is None or not self._tracker.fits(masks)):
-            self._begin(self._last_step, {name: mask.new_ones(mask.shape) for name, mask in masks.items()})
+            before = {name: held[name] if name in held else torch.ones_like(mask) for name, mask in masks.items()}
+            self._begin(self._last_step, before)
 
     def ranks(self, step: int, rows: Sequence[RankRow]) -> None:
         """Writes the ranks of every weight; nothing without rows."""

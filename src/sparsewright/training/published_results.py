@@ -11,7 +11,7 @@ class Published(BaseModel):
     """One accuracy from the literature.
 
     Attributes:
-        accuracy: test accuracy in per cent.
+        accuracy: test accuracy in per cent; 1 and less is refused as a fraction.
         source: where it stands.
         method: the method it was reached with; None for any that the recipe is run with.
         sparsity: likewise.
@@ -20,7 +20,7 @@ class Published(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    accuracy: float = Field(ge=0, le=100)
+    accuracy: float = Field(gt=1, le=100)
     source: str = Field(min_length=1)
     method: str | None = None
     sparsity: float | None = Field(default=None, ge=0, lt=1)

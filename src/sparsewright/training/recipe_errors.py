@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from sparsewright.training.by_method import BY_METHOD
 from sparsewright.training.lr_schedule import ConstantSchedule, CosineSchedule, StepSchedule
 from sparsewright.training.optimizers import AdagradSettings, AdamSettings, RMSpropSettings, SGDSettings
+from sparsewright.training.published_results import Published
 from sparsewright.training.recipe import (
     DataSettings,
     MethodSettings,
@@ -82,9 +83,11 @@ def _allowed_keys(location: Sequence[int | str], tree: Mapping[str, Any]) -> lis
     if not location:
         model: type[BaseModel] = Stage if "kind" in tree else Recipe
         return [*model.model_fields, *(["extends", BY_METHOD] if model is Recipe else [])]
-    section = str(location[-1]) if not isinstance(location[-1], int) else "stages"
+    section = str(location[-1] if not isinstance(location[-1], int) else location[0])
     if section == "stages":
         return list(StageOverrides.model_fields)
+    if section == "published":
+        return [key for key in Published.model_fields if key != "changed"]
     if section in _TAGGED:
         here: Any = tree.get(section, {})
         chosen = here.get("name", next(iter(_TAGGED[section]))) if isinstance(here, dict) else ""

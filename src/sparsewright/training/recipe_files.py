@@ -21,8 +21,8 @@ from sparsewright.training.suggestions import nearest
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
-# Overrides that a published number says itself, or that change nothing about the training.
-_NOT_TRAINING = frozenset({"method", "method.name", "sparsity", "data.workers", "log_rank_every", "name", "summary"})
+# Overrides that change nothing about the training.
+_NOT_TRAINING = frozenset({"data.workers", "log_rank_every", "name", "summary"})
 
 # What a file does not inherit from the one that it extends.
 _OWN = frozenset({"name", "summary", "published"})
@@ -105,8 +105,8 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     settings = [(key, parse_yaml(value)) for key, value in map(_split_override, overrides)]
     of_method = [(key, value) for key, value in settings if key in ("method", "method.name")]
     method = chosen_method(apply_overrides(merge_levels(levels), of_method))
-    tree = apply_overrides(merge_levels(levels, method), settings)
-    tree = _mark_changed(tree, [key for key, _ in settings])
+    base = merge_levels(levels, method)
+    tree = _mark_changed(apply_overrides(base, settings), base, settings)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
@@ -125,15 +125,24 @@ def _split_override(text: str) -> tuple[str, str]:
     return key.strip(), value
 
 
-def _mark_changed(tree: Tree, overridden: Sequence[str]) -> Tree:
-    """Published numbers with the settings that are not the recipe's any more, so that they never stand bare beside
-    those of a run that trained otherwise.
+def _mark_changed(tree: Tree, base: Tree, settings: Sequence[tuple[str, Any]]) -> Tree:
+    """Published numbers with the overrides that they do not name themselves and that differ from the recipe's values,
+    so that they never stand bare beside those of a run that trained otherwise.
     """
-    changed = [key for key in overridden if key not in _NOT_TRAINING]
-    if not changed or not isinstance(tree.get("published"), list):
+    if not isinstance(tree.get("published"), list):
         return tree
-    numbers = [{**one, "changed": changed} if isinstance(one, dict) else one for one in tree["published"]]
-    return {**tree, "published": numbers}
+    changed = [(key, value) for key, value in settings if apply_overrides(base, [(key, value)]) != base]
+    return {**tree, "published": [_with_changes(number, changed) for number in tree["published"]]}
+
+
+def _with_changes(number: Any, changed: Sequence[tuple[str, Any]]) -> Any:
+    if not isinstance(number, dict):
+        return number
+    named = {"sparsity"} & number.keys()
+    if "method" in number:
+        named |= {key for key, value in changed if key in ("method", "method.name") and isinstance(value, str)}
+    keys = [key for key, _ in changed if key not in _NOT_TRAINING | named]
+    return {**number, "changed": keys} if keys else number
 
 
 def _find(name_or_path: str, folder: Path) -> tuple[Path, str]:

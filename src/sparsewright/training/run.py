@@ -42,7 +42,7 @@ from sparsewright.training.folder import (
     read_settings,
     recorded_start,
 )
-from sparsewright.training.kept_checkpoints import check_kept, check_kept_files, keep_checkpoint
+from sparsewright.training.kept_checkpoints import check_kept, check_kept_files, check_kept_steps, keep_checkpoint
 from sparsewright.training.launch import deterministic, launch, own_threads, resolve_device, without_noise
 from sparsewright.training.layer_log import LayerRecorder
 from sparsewright.training.loaded_run import LoadedRun, load_run
@@ -119,7 +119,7 @@ def train(
         stop: end before this optimizer step, with the weights that an uninterrupted run has there, bit for bit; 0 for
             the initial ones. None for the end of the schedule. Only for recipes of one dense train stage.
         keep: optimizer steps, each the end of an epoch before the last, after which the checkpoint is kept for good as
-            ``checkpoints/step-N.ckpt`` in the run folder.
+            ``checkpoints/step-N.ckpt`` in the run folder. Only for recipes of one train stage, from its first step on.
         device: "auto", "cpu" or "cuda".
         devices: number of processes on this machine; not used under torchrun.
         precision: "32" or "bf16" (mixed).
@@ -149,7 +149,7 @@ def train(
         resume=resume,
         start=start,
         stop=stop,
-        keep=frozenset(keep),
+        keep=check_kept_steps(recipe, start.step, keep),
         precision=precision,
         device=accelerator,
         download=download,
@@ -247,9 +247,11 @@ def _train_in_folder(fabric: Fabric, job: _Job) -> dict[str, Any]:
         set_random_state(saved["random"][fabric.global_rank], fabric.device)
     schedule = sum(job.recipe.stage_steps(stage, len(data.train)) for stage in stages)
     total_steps = (schedule if job.stop is None else job.stop) - job.start.step
-    if saved is not None and first_rank and progress.total_steps in job.keep:
+    if saved is not None and progress.total_steps in job.keep:
         # A kill between the two files leaves the last checkpoint without its copy.
-        keep_checkpoint(job.folder, progress.total_steps)
+        if first_rank:
+            keep_checkpoint(job.folder, progress.total_steps)
+        fabric.barrier()
     check_kept(job.folder, job.keep, len(data.train), total_steps, progress.total_steps)
     layers = LayerRecorder(job.folder if first_rank else None, total_steps, progress.layers)
     with Reporter(
@@ -298,7 +300,7 @@ def _train_in_folder(fabric: Fabric, job: _Job) -> dict[str, Any]:
 
 def _open_logger(job: _Job, progress: Progress) -> Logger | None:
     settings = {**job.recipe.resolved(), "seed": job.seed, "precision": job.precision, "device": job.device}
-    facts = RunFacts(job.folder, job.folder.resolve().name, settings, epochs=len(progress.metrics))
+    facts = RunFacts(job.folder, job.folder.resolve().name, settings, epochs=progress.total_epochs)
     return open_logger(job.logger, facts)
 
 

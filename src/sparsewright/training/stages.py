@@ -273,7 +273,7 @@ def _look(session: Session, sparsifier: sw.Sparsifier | None, step: int) -> None
 def _look_at_start(session: Session, sparsifier: sw.Sparsifier) -> None:
     session.layers.forget_version()
     if isinstance(sparsifier, sw.Magnitude):
-        session.layers.dense_start(sparsifier.masks)
+        session.layers.begin_from(session.progress.masks, sparsifier.masks)
     _look(session, sparsifier, session.progress.total_steps)
 
 
@@ -281,7 +281,7 @@ def _finalize(session: Session, sparsifier: sw.Sparsifier) -> None:
     without_masks = not sparsifier.masks
     sparsifier.finalize()
     if without_masks:
-        session.layers.dense_start(sparsifier.masks)
+        session.layers.begin_from(session.progress.masks, sparsifier.masks)
     _look(session, sparsifier, session.progress.total_steps)
     session.layers.flush(session.progress.total_steps)
     session.progress.masks = {name: mask.detach().cpu().clone() for name, mask in sparsifier.masks.items()}
