@@ -41,7 +41,7 @@ def _plot(comparison: Comparison, sparse: Sequence[Group], axis: CostAxis) -> Pl
     figure.add_trace(_front_trace([group for group in on_front if group.method != DENSE], axis))
     for group in comparison.groups:
         if group.method == DENSE:
-            _add_dense_line(figure, group, row_name(group, several))
+            _add_dense_line(figure, group, row_name(group, several), at_right=axis.reverse)
     figure.update_xaxes(_x_axis(sparse, axis))
     figure.update_yaxes(accuracy_axis(*_accuracies(comparison.groups)))
     # On a narrow page the names stand below one another.
@@ -103,7 +103,8 @@ def _front_trace(groups: Sequence[Group], axis: CostAxis) -> go.Scatter:
     )
 
 
-def _add_dense_line(figure: go.Figure, group: Group, name: str) -> None:
+def _add_dense_line(figure: go.Figure, group: Group, name: str, *, at_right: bool) -> None:
+    """A line with its name where the other lines are far below it: at the end with the least cost."""
     figure.add_hline(
         y=error_of(group.accuracy.mean),
         line={"color": MUTED, "dash": "dash", "width": 1.5},
@@ -111,7 +112,8 @@ def _add_dense_line(figure: go.Figure, group: Group, name: str) -> None:
             # On a logarithmic axis plotly counts annotations in powers of ten, and shapes not.
             "y": math.log10(error_of(group.accuracy.mean)),
             "text": plain(f"{name} {spread(group.accuracy)}"),
-            "xanchor": "right",
+            "x": 1 if at_right else 0,
+            "xanchor": "right" if at_right else "left",
             "yanchor": "bottom",
             "font": {"size": 12},
         },

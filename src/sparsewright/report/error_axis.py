@@ -8,6 +8,9 @@ from typing import Any
 
 from sparsewright.report.log_ticks import log_ticks
 
+_STEPS = 7
+"""Between the labels of a narrow range, for which a page has room in the height."""
+
 LEAST_ERROR = 0.01
 """In per cent; less, such as none at all, is drawn there."""
 
@@ -38,7 +41,7 @@ def accuracy_axis(accuracies: Sequence[float], deviations: Sequence[float | None
     low = min(max(error - one, error / 2) for error, one in zip(errors, known, strict=True))
     high = max(error + one for error, one in zip(errors, known, strict=True))
     room = max((high / low) ** 0.06, 1.01)
-    ticks = [tick for tick in log_ticks(low, high) if tick <= 100]
+    ticks = [tick for tick in log_ticks(low, high, _STEPS) if tick <= 100]
     return {
         "title": {"text": "accuracy, % (logarithmic in the error)"},
         "type": "log",

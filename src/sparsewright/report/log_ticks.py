@@ -8,10 +8,15 @@ _NARROW, _WIDE = 5.0, 1000.0
 """Ratios of the end of an axis to its start: below the one equal steps are used, above the other powers of ten."""
 
 
-def log_ticks(low: float, high: float) -> list[float]:
-    """Round places on an axis from ``low`` to ``high``, both above 0; some may lie just beyond its ends."""
+def log_ticks(low: float, high: float, steps: int = 4) -> list[float]:
+    """Round places on an axis from ``low`` to ``high``, both above 0; some may lie just beyond its ends.
+
+    Args:
+        low, high: the ends.
+        steps: how many there may be between the ends of a narrow range, whose steps are equal.
+    """
     if high / low < _NARROW:
-        step = _round_step(max(high - low, 0.05 * low) / 4)
+        step = _round_step(max(high - low, 0.05 * low) / steps)
         first, last = max(math.floor(low / step), 1), math.ceil(high / step)
         return [float(f"{index * step:.6g}") for index in range(first, last + 1)]
     digits = (1, 2, 5) if high / low < _WIDE else (1,)
