@@ -118,7 +118,7 @@ def chromium() -> Generator[Browser, None, None]:
     """A headless browser; it is closed at the end."""
     executable = find_chromium()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=executable, args=list(FLAGS), timeout=PATIENCE)
         try:
             yield browser
         finally:

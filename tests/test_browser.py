@@ -7,7 +7,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
-from browser import NARROW, check_page, chromium, find_chromium, opened
+from browser import NARROW, PATIENCE, check_page, chromium, find_chromium, opened
 from playwright.sync_api import Browser
 
 from sparsewright.report import write_run_report
@@ -60,6 +60,7 @@ def test_without_scripts_the_tables_are_there(browser: Browser, small_page: Path
 
 def test_a_browser_that_cannot_unpack_says_so_and_shows_the_tables(browser: Browser, small_page: Path) -> None:
     page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
     page.add_init_script("delete window.DecompressionStream")
     page.goto(small_page.resolve().as_uri())
     assert page.get_by_role("alert").inner_text().startswith("This browser is too old to unpack the plots")
@@ -67,8 +68,22 @@ def test_a_browser_that_cannot_unpack_says_so_and_shows_the_tables(browser: Brow
     page.close()
 
 
+def test_a_damaged_page_says_so_and_shows_the_tables(browser: Browser, small_page: Path, tmp_path: Path) -> None:
+    text = small_page.read_text(encoding="utf-8")
+    damaged = tmp_path / "damaged.html"
+    damaged.write_text(text.replace("H4sI", "AAAA", 1), encoding="utf-8")
+    assert damaged.read_text(encoding="utf-8") != text
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(damaged.as_uri())
+    page.get_by_text("The plots could not be drawn").wait_for()
+    assert page.locator("details table").first.is_visible()
+    page.close()
+
+
 def test_the_skip_link_leads_to_the_content(browser: Browser, small_page: Path) -> None:
     page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
     page.goto(small_page.resolve().as_uri(), wait_until="domcontentloaded")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"

@@ -10,6 +10,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+from compared_runs import change_json, change_recipe, copy_run, train_runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
@@ -22,7 +23,6 @@ from sparsewright.report.log_ticks import log_ticks
 from sparsewright.report.pareto import pareto_front
 from sparsewright.report.settings_apart import setting_text, settings_apart
 from sparsewright.training.folder import read_summary
-from tests.compared_runs import change_json, change_recipe, copy_run, train_runs
 
 POSITIVE = st.floats(1e-3, 1e6)
 
@@ -417,3 +417,16 @@ def test_stages_of_the_same_names_are_told_apart_by_all_they_say() -> None:
     third = {"s": [{"kind": "train"}, {"kind": "prune", "n": 2}]}
     texts = [apart["s"] for apart in settings_apart([one, other, third])]
     assert len(set(texts)) == 3
+
+
+def test_magnitude_in_a_train_stage_is_held_to_the_count_of_all_layers(granet_run: Path, tmp_path: Path) -> None:
+    run = change_recipe(copy_run(granet_run, tmp_path / "run", method="magnitude"), method={"name": "magnitude"})
+    assert MISSED not in compare_runs([run]).groups[0].marks
+
+
+def test_a_method_that_removed_nothing_has_missed_its_target(granet_run: Path, tmp_path: Path) -> None:
+    total = read_summary(granet_run)["parameters"]
+    run = copy_run(granet_run, tmp_path / "run", method="greg-1", kept_parameters=total, sparsity=0.0)
+    change_recipe(run, method={"name": "greg-1", "granularity": "filter"}, sparsity=[0.5, 0.5, 0.0])
+    (note,) = [note for note in compare_runs([run]).notes if "missed" in note]
+    assert "no weight was removed, and 50.00 %, 50.00 %, 0.00 % asked for" in note

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from browser import check_page, chromium, opened
+from compared_runs import change_recipe, copy_run, train_runs
 
 from sparsewright.report.comparison_page import write_comparison
-from tests.browser import check_page, chromium, opened
-from tests.compared_runs import change_recipe, copy_run, train_runs
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import subprocess
 import sys
@@ -13,10 +14,22 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from sparsewright.cli import app
-from sparsewright.sweep import Cell, LocalWorkers, RunOptions, RunStatus, State, plan_sweep, run_sweep, take_stock
+from sparsewright.cli.sweep_progress import ProgressLines, ProgressTable
+from sparsewright.sweep import (
+    Cell,
+    LocalWorkers,
+    RunOptions,
+    RunStatus,
+    State,
+    Sweep,
+    plan_sweep,
+    run_sweep,
+    take_stock,
+)
 from sparsewright.sweep.grid import Axis, combinations, parse_axes, split_values
 from sparsewright.sweep.local import visible_gpus
 from sparsewright.sweep.status import Length, length_of
@@ -130,6 +143,10 @@ def test_dense_among_methods_is_run_once_for_all_sparsities(tmp_path: Path) -> N
     )
     assert plan.same == tuple(f"method=dense sparsity=0.95 method.drop_fraction=0.3 seed={seed}" for seed in (0, 1))
     assert plan.varied == ("method", "sparsity", "seed")
+    assert [plan.name_of(cell) for cell in plan.cells[1:3]] == [
+        "method=dense seed=1",
+        "method=granet sparsity=0.9 seed=0",
+    ]
 
 
 def test_dense_takes_the_place_of_a_recipes_own_sparsity(tmp_path: Path) -> None:
@@ -288,6 +305,47 @@ def test_time_left_follows_the_pace_since_the_start(tmp_path: Path) -> None:
     assert status.seconds_left(110.0) == pytest.approx(10 / 4 * (status.length.steps - 8))
 
 
+def half_done(root: Path) -> tuple[Sweep, list[RunStatus]]:
+    """One run done, one failed, one running at half of its way, one waiting."""
+    sweep = plan_sweep(RECIPE, ["duration=2ep", "optimizer.lr=0.1,0.2,0.3,0.4"], root)
+    statuses = take_stock(sweep.cells, RunOptions())
+    done, failed, running, _ = statuses
+    done.state, done.accuracy = State.DONE, 97.5
+    failed.state, failed.problem = State.FAILED, "it broke"
+    running.begin(time.monotonic() - 10)
+    assert running.length is not None
+    running.epoch, running.step = 1, running.length.steps // 2
+    return sweep, statuses
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_table_of_progress_shows_the_figures_at_any_width(tmp_path: Path, width: int) -> None:
+    sweep, statuses = half_done(tmp_path)
+    console = Console(width=width, height=30, file=io.StringIO(), record=True)
+    table = ProgressTable(sweep, console)
+    table(statuses)
+    console.print(table.render())
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert ["done", "0/2", "97.50", "%", "optimizer.lr=0.1"] in lines
+    assert ["failed", "0/2", "optimizer.lr=0.2"] in lines
+    running = next(line for line in lines if line[:1] == ["running"])
+    assert (running[1], running[-1]) == ("1/2", "optimizer.lr=0.3")
+    assert float(running[2]) == pytest.approx(10, abs=2)
+    assert ["1", "waiting,", "1", "running,", "1", "done,", "1", "failed"] in [line[:8] for line in lines]
+
+
+def test_lines_of_progress_tell_each_change_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep, statuses = half_done(tmp_path)
+    lines = ProgressLines(sweep)
+    lines(statuses)
+    assert capsys.readouterr().out == ""
+    statuses[2].state, statuses[2].accuracy = State.DONE, 98.0
+    for _ in range(2):
+        lines(statuses)
+    assert capsys.readouterr().out.startswith("[3/4]  done  optimizer.lr=0.3  accuracy 98.00 %")
+    assert capsys.readouterr().out == ""
+
+
 def test_gpus_are_those_that_the_process_may_see(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-7f3a")
     assert visible_gpus() == ["2", "GPU-7f3a"]
@@ -315,7 +373,8 @@ def test_a_killed_sweep_does_only_what_is_missing_when_it_is_called_again(tmp_pa
     """Killed in the second of three runs; called again, that one goes on, and the third, which fails, stops nothing."""
     arguments = ("method=granet", "sparsity=0.9", "duration=40ep", "method.update_interval=4", "--out", tmp_path)
     with sweep_process(*arguments, "optimizer.lr=0.1,0.05,1e30") as process:
-        wait_for(lambda: any(tmp_path.glob("*0.05*/last.ckpt")), "the second run")
+        wait_for(lambda: any(tmp_path.glob("*0.05*/last.ckpt")) or process.poll() is not None, "the second run")
+        assert process.poll() is None, process.communicate()[0]
         process.send_signal(signal.SIGKILL)
     first, second = next(tmp_path.glob("*=0.1-*")), next(tmp_path.glob("*=0.05-*"))
     wait_for(lambda: nothing_trains_in(second), "the end of the run that lost its sweep", seconds=60)
@@ -347,7 +406,8 @@ def test_a_killed_sweep_does_only_what_is_missing_when_it_is_called_again(tmp_pa
 @pytest.mark.slow
 def test_interrupting_a_sweep_stops_its_runs_and_loses_nothing(tmp_path: Path) -> None:
     with sweep_process("duration=2000ep", "seed=0,1", "--jobs", 1, "--threads", 1, "--out", tmp_path) as process:
-        wait_for(lambda: any(tmp_path.glob("*/last.ckpt")), "the first run")
+        wait_for(lambda: any(tmp_path.glob("*/last.ckpt")) or process.poll() is not None, "the first run")
+        assert process.poll() is None, process.communicate()[0]
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output

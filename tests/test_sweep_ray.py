@@ -99,9 +99,11 @@ def test_interrupting_it_stops_the_tasks_and_loses_nothing(address: str, tmp_pat
         for line in process.stdout:
             if "running" in line:
                 break
-        run = next((tmp_path / "runs").iterdir())
+        run = next(path for path in (tmp_path / "runs").iterdir() if path.is_dir())
+        end = time.monotonic() + 600
         while not (run / "last.ckpt").exists():
             assert process.poll() is None
+            assert time.monotonic() < end, "no epoch ended in ten minutes"
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=600)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sparsewright.distribution import kept_budget
+from sparsewright.formats import ratios
 from sparsewright.groups import number_removed
 from sparsewright.sweep.process import LOG
 from sparsewright.training.folder import RECIPE, SETTINGS, SUMMARY, RunSettings, read_settings, read_summary
-from sparsewright.training.method_options import granularity
+from sparsewright.training.method_options import granularity, one_shot_methods
 from sparsewright.training.published_results import Published
 from sparsewright.training.recipe import Recipe, Stage
 from sparsewright.training.recipe_files import load_recipe
@@ -86,18 +87,23 @@ class ComparedRun:
     def missed_target(self) -> str | None:
         """How far it is from the sparsity that was asked for; None where it has what the method promises.
 
-        The methods that take ratios remove whole groups per layer, so that of them only layers can be told that have
-        less than asked for; all others keep exactly ``round((1 - sparsity) * n)`` of n weights.
+        GReg, and pruning of filters or channels, remove whole groups per layer, so that of them only layers can be told
+        that have less than the one share asked for; shares by pattern or stage are not looked at layer by layer. All
+        others keep exactly ``round((1 - sparsity) * n)`` of n weights.
         """
         stage = _last_sparse_stage(self.recipe)
         if stage is None:
             return None
         if self.summary.get("not_removed"):
             return f"a part of what was to be removed is still there in {len(self.summary['not_removed'])} layers"
-        if self.shrunk or not isinstance(stage.sparsity, float):
+        if self.shrunk:
+            return None
+        if asks_for_zeros(stage.sparsity) and self.summary["kept_parameters"] == self.summary["parameters"]:
+            return f"no weight was removed, and {ratios(stage.sparsity)} asked for"
+        if not isinstance(stage.sparsity, float):
             return None
         kind = granularity(stage.method.name, self.recipe.method_options(stage))
-        if kind is None or (kind == "weight" and stage.kind == "prune"):
+        if kind is None or (kind == "weight" and stage.method.name in one_shot_methods()):
             return _missed_count(stage.sparsity, self.summary)
         return _missed_layers(stage.sparsity, kind, self.summary)
 
@@ -169,10 +175,17 @@ def _last_sparse_stage(recipe: Recipe) -> Stage | None:
     return stages[-1] if stages else None
 
 
+def asks_for_zeros(sparsity: Any) -> bool:
+    """Whether a sparsity, or any of several ratios, is above 0."""
+    if isinstance(sparsity, Mapping):
+        return any(ratio > 0 for ratio in sparsity.values())
+    return any(ratio > 0 for ratio in sparsity) if isinstance(sparsity, (list, tuple)) else bool(sparsity)
+
+
 def _missed_count(target: float, summary: dict[str, Any]) -> str | None:
     pruned = summary["parameters"] - summary["kept_parameters"]
     if not pruned:
-        return f"no weight was removed, and {target:g} asked for" if target else None
+        return None
     # The summary has no count of the weights in scope, but this is it: sparsity is pruned over scope.
     scope = round(pruned / summary["sparsity"])
     kept, promised = scope - pruned, kept_budget(target, scope)

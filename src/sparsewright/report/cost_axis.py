@@ -13,6 +13,9 @@ from sparsewright.report.log_ticks import log_ticks
 _FEWEST_APART = 0.055
 """Between two labels, as a part of the axis, so that they do not touch on a narrow page."""
 
+_NEARLY = 1.01
+"""Ratio up to which the FLOPs of dense networks count as the same."""
+
 
 @dataclass(frozen=True)
 class CostAxis:
@@ -72,9 +75,10 @@ def _removal_axis(comparison: Comparison, shown: Sequence[Group]) -> CostAxis:
 def _flops_axis(
     comparison: Comparison, shown: Sequence[Group], kind: str, sparse: Callable[[Group], float]
 ) -> CostAxis:
-    dense = {getattr(group, f"dense_{kind}_flops") for group in comparison.groups}
-    # Runs of different networks or lengths have no dense network in common to be a part of.
-    whole = dense.pop() if len(dense) == 1 else None
+    dense = [getattr(group, f"dense_{kind}_flops") for group in comparison.groups]
+    # Runs of different networks or lengths have no dense network in common to be a part of. A method with a length of
+    # its own may end some steps earlier.
+    whole = max(dense) if max(dense) <= _NEARLY * min(dense) else None
     per = "of one image" if kind == "inference" else "of all training steps"
 
     def place(group: Group) -> float:

@@ -9,11 +9,14 @@ from typing import Any
 
 from sparsewright.masks import MaskSet
 from sparsewright.training import LoadedRun, Recipe, load_masks, load_recipe, load_run, read_metrics
-from sparsewright.training.folder import METRICS, RECIPE, SETTINGS, SUMMARY, RunSettings, read_settings
+from sparsewright.training.folder import METRICS, RECIPE, SETTINGS, SUMMARY, RunSettings, read_settings, read_summary
 from sparsewright.training.layer_log import LayerLog, read_layer_log
 from sparsewright.training.masks_file import MASKS
 from sparsewright.training.method_options import DENSE
 from sparsewright.training.published_results import Published
+
+_NEEDED = ("method", "target_sparsity", "sparsity", "test_accuracy", "epochs", "steps", "parameters", "train_seconds")
+"""What summary.json has had since the first version."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ def read_run(folder: Path) -> RunData:
     if not (folder / RECIPE).is_file():
         raise FileNotFoundError(f"{folder} holds no run: there is no {RECIPE} in it")
     finished = (folder / SUMMARY).is_file()
+    if finished:
+        _check_summary(folder)
     return RunData(
         folder=folder,
         recipe=load_recipe(str(folder / RECIPE)),
@@ -92,3 +97,9 @@ def read_run(folder: Path) -> RunData:
         loaded=load_run(folder) if finished else None,
         masks=load_masks(folder / MASKS) if finished and (folder / MASKS).is_file() else None,
     )
+
+
+def _check_summary(folder: Path) -> None:
+    summary = read_summary(folder)
+    if missing := [key for key in _NEEDED if key not in summary]:
+        raise ValueError(f"{folder / SUMMARY} has no {missing[0]}: it is damaged, or of another version")

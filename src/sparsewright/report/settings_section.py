@@ -45,4 +45,4 @@ def _settings(run: RunData) -> dict[str, str]:
 
 
 def _versions(run: RunData) -> dict[str, str]:
-    return dict(run.summary["versions"]) if run.summary is not None else {}
+    return dict(run.summary.get("versions", {})) if run.summary is not None else {}

@@ -41,11 +41,6 @@ class Cell:
     digest: str
     folder: Path
 
-    @property
-    def label(self) -> str:
-        """The settings as they would be typed, and the seed."""
-        return " ".join([*self.overrides, f"{SEED}={self.seed}"])
-
 
 @dataclass(frozen=True)
 class Sweep:
@@ -64,6 +59,11 @@ class Sweep:
     varied: tuple[str, ...]
     cells: tuple[Cell, ...]
     same: tuple[str, ...]
+
+    def name_of(self, cell: Cell) -> str:
+        """The settings of ``cell`` that are not the same in the whole grid, as they would be typed."""
+        values = {**cell.settings, SEED: str(cell.seed)}
+        return " ".join(f"{key}={values[key]}" for key in self.varied or (SEED,) if key in values)
 
 
 def plan_sweep(recipe: str, settings: Sequence[str], root: Path | None = None) -> Sweep:

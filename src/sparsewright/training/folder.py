@@ -181,12 +181,16 @@ def read_settings(folder: Path) -> RunSettings:
 def read_summary(folder: Path) -> dict[str, Any]:
     """The content of summary.json; raises RunFolderError when it is missing or damaged."""
     path = folder / SUMMARY
+    damaged = f"{path} is damaged; delete it and finish the run again with --resume"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RunFolderError(f"there is no {SUMMARY} in {folder}; finish the run with --resume") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunFolderError(f"{path} is damaged; delete it and finish the run again with --resume") from error
+        raise RunFolderError(damaged) from error
+    if not isinstance(content, dict):
+        raise RunFolderError(damaged)
+    return content
 
 
 def _write_settings(folder: Path, recipe: Recipe, settings: RunSettings) -> None:

@@ -94,7 +94,7 @@ function tellTrouble(sentence) {
 async function drawPlots() {
   if (!document.getElementById("plotly")) return;
   if (typeof DecompressionStream === "undefined") {
-    tellTrouble("This browser is too old to unpack the plots (it lacks DecompressionStream). The tables hold the same numbers.");
+    tellTrouble("This browser is too old to unpack the plots (it lacks DecompressionStream). The tables hold their numbers.");
     return;
   }
   const script = document.createElement("script");
@@ -102,6 +102,10 @@ async function drawPlots() {
   document.head.append(script);
   await drawShown();
   document.documentElement.dataset.plots = "drawn";
+}
+
+function showPlots() {
+  drawPlots().catch((error) => tellTrouble(`The plots could not be drawn (${error.message}). The tables hold their numbers.`));
 }
 
 function showTheme() {
