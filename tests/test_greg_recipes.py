@@ -148,7 +148,10 @@ def test_the_table_covers_every_structured_recipe() -> None:
 def test_the_recipes_in_the_docs_are_some(tmp_path: Path) -> None:
     text = (Path(__file__).resolve().parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    (tmp_path / "own.yaml").write_text(blocks[1])
+    (tmp_path / "by-method.yaml").write_text(blocks[1])
+    pruned = load_recipe(str(tmp_path / "by-method.yaml"), ["method=magnitude", "sparsity=0.9"])
+    assert [str(stage.duration) for stage in pruned.resolved_stages() if stage.kind == "train"] == ["10ep", "10ep"]
+    (tmp_path / "own.yaml").write_text(blocks[2])
     own, shipped = (load_recipe(name) for name in (str(tmp_path / "own.yaml"), "digits/lenet300/greg1-2.85x"))
     kinds = [(stage.kind, stage.name, stage.method.name, str(stage.duration)) for stage in own.resolved_stages()]
     assert kinds == [(s.kind, s.name, s.method.name, str(s.duration)) for s in shipped.resolved_stages()]

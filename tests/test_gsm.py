@@ -418,7 +418,8 @@ STEPS_PER_EPOCH = {"digits": 23, "mnist": 235, "cifar10": 782, "imagefolder": 50
 
 
 def weak(*overrides: str) -> Recipe:
-    return load_recipe("digits/lenet300", ["duration=2ep", "method=gsm", "sparsity=0.5", *overrides])
+    alone = "stages=[{kind: train}]"
+    return load_recipe("digits/lenet300", ["duration=2ep", "method=gsm", "sparsity=0.5", alone, *overrides])
 
 
 def steps_per_epoch(recipe: Recipe) -> int:

@@ -160,7 +160,10 @@ def test_weights_of_a_shrunk_network_are_told_from_a_checkpoint(whole: tuple[Pat
 def test_greg_on_random_weights_is_a_warning(tmp_path: Path, whole: tuple[Path, dict[str, Any]]) -> None:
     recipe = load_recipe(
         "digits/lenet300",
-        ["method=greg-1", "sparsity=0.5", "duration=2ep", "method.reg_step=0.2", "method.stabilize_steps=1"],
+        [
+            *("method=greg-1", "sparsity=0.5", "duration=2ep", "stages=[{kind: train}]"),
+            *("method.reg_step=0.2", "method.stabilize_steps=1"),
+        ],
     )
     with pytest.warns(UntrainedWarning, match=r"greg-1 is made for a trained network.*dense.*--weights"):
         train(recipe, out=tmp_path / "random", device="cpu", quiet=True)

@@ -409,7 +409,7 @@ def test_interrupting_a_sweep_stops_its_runs_and_loses_nothing(tmp_path: Path) -
         wait_for(lambda: any(tmp_path.glob("*/last.ckpt")) or process.poll() is not None, "the first run")
         assert process.poll() is None, process.communicate()[0]
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=600)
     assert process.returncode == 130, output
     assert "2 of 2 runs are not done; the same command goes on with them" in output
     run = next(tmp_path.glob("*-seed0-*"))
