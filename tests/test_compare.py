@@ -17,12 +17,19 @@ from typer.testing import CliRunner, Result
 
 from sparsewright.cli import app
 from sparsewright.report.compared_run import find_runs
-from sparsewright.report.comparison import FEW_SEEDS, MISSED, Comparison, Group, compare_runs
+from sparsewright.report.comparison import FEW_SEEDS, MISSED, STARTED, TRAINING, Comparison, Group, compare_runs
+from sparsewright.report.comparison_plots import comparison_plots
+from sparsewright.report.comparison_table import accuracy_matrix, by_configuration, comparison_table
+from sparsewright.report.cost_axis import cost_axes
 from sparsewright.report.error_axis import accuracy_axis, error_bars, error_of
 from sparsewright.report.log_ticks import log_ticks
 from sparsewright.report.pareto import pareto_front
-from sparsewright.report.settings_apart import setting_text, settings_apart
+from sparsewright.report.run_facts import uncounted_start
+from sparsewright.report.settings_apart import settings_apart
+from sparsewright.training import load_recipe
 from sparsewright.training.folder import read_summary
+from sparsewright.training.recipe import ModelSettings
+from sparsewright.training.start import NO_START
 
 POSITIVE = st.floats(1e-3, 1e6)
 
@@ -103,6 +110,43 @@ def test_an_option_that_one_of_two_runs_sets_has_a_value_in_both(granet: list[Pa
     assert names == {"granet drop_fraction=0.5", "granet drop_fraction=0.1"}
 
 
+def test_a_line_is_one_configuration_over_its_sparsities(granet: list[Path], tmp_path: Path) -> None:
+    runs, optimizer = [granet[0]], load_recipe(str(granet[0] / "recipe.yaml")).resolved()["optimizer"]
+    for name, sparsity, rate in (("b", 0.95, 0.1), ("c", 0.98, 0.5)):
+        run = copy_run(granet[0], tmp_path / name, target_sparsity=sparsity)
+        runs.append(change_recipe(run, sparsity=sparsity, optimizer=optimizer | {"lr": rate}))
+    comparison = compare_runs(runs)
+    lines = [[group.target for group in line] for line in by_configuration(comparison.groups)]
+    assert lines == [[0.9, 0.95], [0.98]]
+    matrix = accuracy_matrix(comparison)
+    assert matrix is not None
+    assert [[bool(cell) for cell in row[1:]] for row in matrix.rows] == [[True, True, False], [False, False, True]]
+    assert len({row[0] for row in matrix.rows}) == 2
+
+
+def test_stages_that_prune_differently_on_the_way_are_no_line(granet: list[Path], tmp_path: Path) -> None:
+    def pruned_twice(name: str, first: float, last: float) -> Path:
+        run = copy_run(granet[0], tmp_path / name, method="magnitude", target_sparsity=last)
+        stages = [{"kind": "prune", "sparsity": first}, {"kind": "prune", "sparsity": last}]
+        return change_recipe(run, method={"name": "magnitude"}, sparsity=None, stages=stages)
+
+    runs = [pruned_twice("a", 0.5, 0.9), pruned_twice("b", 0.5, 0.95), pruned_twice("c", 0.7, 0.95)]
+    lines = [[group.target for group in line] for line in by_configuration(compare_runs(runs).groups)]
+    assert lines == [[0.9, 0.95], [0.95]]
+
+
+def test_targets_that_are_nearly_the_same_have_columns_of_their_own(granet: list[Path], tmp_path: Path) -> None:
+    runs: list[Path] = []
+    for name, lr in (("a", 0.1), ("b", 0.2)):
+        for sparsity in (0.9, 0.99991, 0.99992):
+            run = copy_run(granet[0], tmp_path / f"{name}{sparsity}", target_sparsity=sparsity)
+            runs.append(change_recipe(run, sparsity=sparsity, optimizer={"name": "sgd", "lr": lr}))
+    matrix = accuracy_matrix(compare_runs(runs))
+    assert matrix is not None
+    assert matrix.columns == ("method", "90 %", "99.991 %", "99.992 %")
+    assert all(all(row) for row in matrix.rows)
+
+
 def test_other_precision_is_another_group(granet: list[Path], tmp_path: Path) -> None:
     half = copy_run(granet[0], tmp_path / "half")
     change_json(half / "run.json", precision="bf16")
@@ -121,11 +165,68 @@ def test_starts_from_other_weights_are_seeds_until_one_seed_has_two(granet: list
 
     found = compare_runs([started(0, "a"), started(1, "b")])
     assert [group.seeds for group in found.groups] == [(0, 1)]
+    assert STARTED in found.groups[0].marks
     assert any("training FLOPs of their own steps" in note for note in found.notes)
     assert {group.name for group in compare_runs([tmp_path / "a", started(0, "c")]).groups} == {
         "granet weights=a",
         "granet weights=c",
     }
+
+
+@pytest.mark.parametrize("kind", ["weights", "masks"])
+def test_what_began_with_the_work_of_others_wins_no_front_of_training_flops(
+    granet: list[Path], tmp_path: Path, kind: str
+) -> None:
+    ticket = copy_run(granet[0], tmp_path / "ticket", test_accuracy=100.0, training_flops_sparse=1.0)
+    start = {"weights": None, "weights_sha256": None, "masks": None, "masks_sha256": None, "step": 0}
+    change_json(ticket / "run.json", start=start | {kind: "runs/other", f"{kind}_sha256": "ab"})
+    comparison = compare_runs([ticket, *granet])
+    index = next(index for index, group in enumerate(comparison.groups) if group.accuracy.mean == 100)
+    assert comparison.fronts_of(index) == ["size", "inference FLOPs"]
+    assert comparison.fronts[TRAINING] == ((1 - index,),)
+    assert comparison.groups[index].marks == (FEW_SEEDS, STARTED)
+    notes = [plot.note for plot in comparison_plots(comparison)]
+    assert ["own steps alone, and no ring" in note for note in notes] == [False, False, True]
+
+
+def test_what_did_not_train_is_not_drawn_against_training_flops(granet: list[Path], tmp_path: Path) -> None:
+    pruned = copy_run(granet[0], tmp_path / "pruned", training_flops_sparse=0.0, training_flops_dense=0.0)
+    change_recipe(pruned, optimizer={"name": "sgd", "lr": 0.3})
+    assert len(comparison_plots(compare_runs([pruned]))) == 2
+    plots = comparison_plots(compare_runs([pruned, granet[1]]))
+    names = [[trace.name for trace in plot.figure.data if "lr=" in trace.name] for plot in plots]
+    assert [len(lines) for lines in names] == [2, 2, 1]
+
+
+def test_pretrained_weights_are_a_start_too(granet: list[Path]) -> None:
+    recipe = load_recipe(str(granet[0] / "recipe.yaml"))
+    for name, options in (("timm:resnet18@pretrained", {}), ("timm:resnet18", {"pretrained": True})):
+        changed = recipe.model_copy(update={"model": ModelSettings(name=name, **options)})
+        assert uncounted_start(changed, NO_START) == "weights"
+    assert uncounted_start(recipe, NO_START) == ""
+
+
+def test_each_network_has_a_front_of_its_own(granet: list[Path], tmp_path: Path) -> None:
+    poor = copy_run(granet[0], tmp_path / "poor", test_accuracy=1.0, inference_flops_sparse=1e9)
+    change_recipe(poor, name="digits/other", model={"name": "lenet5"})
+    comparison = compare_runs([poor, granet[1]])
+    assert all(sorted(fronts) == [(0,), (1,)] for fronts in comparison.fronts.values())
+    assert "On the Pareto front of its network" in compare(poor, granet[1]).stdout
+    assert all("of the same network" in plot.note for plot in comparison_plots(comparison))
+
+
+def test_plots_and_table_have_the_same_percentages(granet: list[Path], tmp_path: Path) -> None:
+    shorter = copy_run(granet[0], tmp_path / "shorter", seed=7)
+    flops = read_summary(shorter)["training_flops_dense"]
+    change_json(shorter / "summary.json", training_flops_dense=0.995 * flops, training_flops_sparse=0.5 * 0.995 * flops)
+    change_recipe(shorter, optimizer={"name": "sgd", "lr": 0.3})
+    comparison = compare_runs([granet[0], shorter])
+    axis = next(axis for axis in cost_axes(comparison, comparison.groups) if axis.front == TRAINING)
+    table = comparison_table(comparison)
+    cells = [row[table.columns.index("training FLOPs")] for row in table.rows]
+    places = [f"({100 * axis.place(group):.2f} %)" for group in comparison.groups]
+    assert all(cell.endswith(place) for cell, place in zip(cells, places, strict=True))
+    assert "(50.00 %)" in places
 
 
 def test_versions_and_devices_that_differ_are_marked(granet: list[Path], tmp_path: Path) -> None:
@@ -217,9 +318,30 @@ def test_runs_that_are_not_finished_are_named_and_left_out(granet: list[Path], t
     assert reasons[0] == "it is not finished"
     assert "train.log" in reasons[1]
     assert "damaged" in reasons[2]
-    assert reasons[3] == "its summary.json has no method"
+    assert reasons[3].startswith(f"{foreign / 'summary.json'} has no method")
     told = compare(tmp_path).stdout
     assert f"left out: {begun}, it is not finished" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("summary.json", {"test_accuracy": "high"}),
+        ("summary.json", {"layers": ["fc1"]}),
+        ("summary.json", {"target_sparsity": "0.9"}),
+        ("summary.json", {"kept_parameters": None}),
+        ("run.json", {"start": {"step": "first"}}),
+    ],
+)
+def test_values_of_another_type_leave_a_run_out_by_name(
+    granet: list[Path], tmp_path: Path, name: str, values: dict
+) -> None:
+    damaged = copy_run(granet[0], tmp_path / "damaged")
+    change_json(damaged / name, **values)
+    comparison = compare_runs([damaged, granet[1]])
+    (item,) = comparison.left_out
+    assert item.reason.startswith(f"{damaged / name} is damaged: {next(iter(values))}")
+    assert [group.seeds for group in comparison.groups] == [(1,)]
 
 
 def test_without_any_finished_run_there_is_nothing_to_compare(granet: list[Path], tmp_path: Path) -> None:
@@ -270,7 +392,7 @@ def test_of_networks_that_got_smaller_the_parameters_say_what_was_removed(granet
     assert shrunk.kept_share == 2000 / 50_610
     other = next(index for index, group in enumerate(comparison.groups) if not group.shrunk)
     # Larger and no more accurate: with a sparsity of 0 for the small one it would be the other way round.
-    assert (other in comparison.fronts["sparsity"]) == (comparison.groups[other].accuracy.mean > shrunk.accuracy.mean)
+    assert (other in comparison.fronts["size"][0]) == (comparison.groups[other].accuracy.mean > shrunk.accuracy.mean)
     assert "2,000 (3.95 %)" in compare(small).stdout
 
 
@@ -301,8 +423,21 @@ def test_the_csv_holds_plain_numbers(runs: Path, granet: list[Path]) -> None:
         statistics.fmean(read_summary(run)["test_accuracy"] for run in granet)
     )
     assert (record["target_sparsity"], record["seeds"], record["marks"]) == ("0.9", "0 1 2", "")
+    assert record["kept_parameters"] == str(read_summary(granet[0])["kept_parameters"])
     assert record["folders"].split("; ") == [str(run) for run in granet]
     assert next(record for record in records if record["method"] == "dense")["target_sparsity"] == ""
+
+
+def test_the_csv_has_a_column_for_each_setting_and_ratios_as_json(granet: list[Path], tmp_path: Path) -> None:
+    target = {"fc1*": 0.5, "fc2*": 0.25}
+    named = copy_run(granet[0], tmp_path / "named", method="magnitude", target_sparsity=target)
+    change_recipe(named, method={"name": "magnitude", "granularity": "filter"}, sparsity=target)
+    slow = change_recipe(copy_run(granet[1], tmp_path / "slow"), optimizer={"name": "sgd", "lr": 0.01})
+    result = compare(granet[0], named, slow, "--format", "csv")
+    records = {record["folders"]: record for record in csv.DictReader(io.StringIO(result.stdout))}
+    assert json.loads(records[str(named)]["target_sparsity"]) == target
+    rates = [records[str(run)]["setting:optimizer.lr"] for run in (granet[0], slow, named)]
+    assert rates == ["0.1", "0.01", ""]
 
 
 def test_the_tables_show_every_group_and_the_methods_by_sparsity(runs: Path) -> None:
@@ -346,6 +481,22 @@ def test_a_file_that_is_there_is_replaced_only_on_demand(runs: Path, tmp_path: P
     assert file.read_text().startswith("images,")
 
 
+def test_a_text_file_has_no_colours(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = compare(runs).stdout
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert compare(runs, "--out", tmp_path / "c.txt").exit_code == 0
+    written = (tmp_path / "c.txt").read_text(encoding="utf-8")
+    assert "\x1b" not in written
+    words = [sorted(word for word in text.split() if "─" not in word) for text in (plain, written)]
+    assert words[0] == words[1]
+
+
+def test_force_without_a_file_is_refused(runs: Path) -> None:
+    result = compare(runs, "--force")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--force is for a file" in result.stderr
+
+
 @pytest.mark.parametrize("arguments", [["--out", "c.pdf"], ["--format", "csv", "--out", "c.md"]])
 def test_a_suffix_that_does_not_suit_is_refused(runs: Path, tmp_path: Path, arguments: list[str]) -> None:
     result = compare(runs, *arguments[:-1], tmp_path / arguments[-1])
@@ -379,6 +530,10 @@ def test_the_front_holds_exactly_what_nothing_else_beats(points: list[tuple[floa
     assert [points[index] for index in front] == sorted(points[index] for index in front)
 
 
+def test_of_nearly_the_same_cost_the_better_one_is_on_the_front() -> None:
+    assert pareto_front([(1.0, 99.0), (0.999, 70.0), (0.9, 80.0)]) == [2, 0]
+
+
 @given(low=POSITIVE, ratio=st.floats(1, 1e5))
 def test_an_axis_has_a_few_round_labels_in_its_range(low: float, ratio: float) -> None:
     high = low * ratio
@@ -409,7 +564,6 @@ def test_settings_that_differ_are_found_at_any_depth() -> None:
         {"a.b": "1", "a.c.1.d": "2", "stages": "train"},
         {"a.b": "2", "a.c.1.d": "3", "stages": "train+prune"},
     ]
-    assert [setting_text(other, key) for key in ("a.c.1.d", "stages", "none.such")] == ["3", "train+prune", "not set"]
 
 
 def test_stages_of_the_same_names_are_told_apart_by_all_they_say() -> None:

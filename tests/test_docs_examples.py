@@ -113,9 +113,9 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def processes() -> ForkServerContext:
-    """Fresh processes that need not import torch again."""
+    """Fresh processes that need not import torch, Lightning and plotly again."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "sparsewright"])
+    context.set_forkserver_preload(["torch._dynamo", "sparsewright.training.ranks", "sparsewright.report"])
     return context
 
 

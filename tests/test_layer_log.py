@@ -194,14 +194,6 @@ def test_a_lost_file_begins_anew_and_a_cut_line_is_left_out(tmp_path: Path) -> N
     assert [line.step for line in read_layer_log(tmp_path).topology] == [7]
 
 
-def test_a_run_of_1999_updates_has_at_most_a_thousand_lines(tmp_path: Path) -> None:
-    recorder = LayerRecorder(tmp_path, total_steps=1999)
-    mask = torch.tensor([True, False])
-    for step in range(2000):
-        recorder.look(step, {"a": mask.clone() if step % 2 else ~mask}, version=step)
-    assert len(read_layer_log(tmp_path).topology) <= 1001
-
-
 @pytest.mark.parametrize("text", ["nothing\n", '{"kind": "topology", "step": 1}\n', "[1]\n"])
 def test_a_damaged_file_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / LAYERS).write_text(text)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sparsewright.training import load_recipe, train
+from sparsewright.training import SaveError, load_recipe, train
+from sparsewright.training.loggers import RunFacts, opened_logger
 
 RECIPE = ["duration=2ep", "method=static", "sparsity=0.9"]
 
@@ -60,6 +61,36 @@ def test_an_unknown_logger_is_refused_before_anything_is_written(tmp_path: Path)
     with pytest.raises(ValueError, match="logger must be one of 'tensorboard', 'wandb', 'none', got 'wandbb'"):
         train(load_recipe("digits/lenet300", RECIPE), out=tmp_path / "run", logger="wandbb", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_logger_is_closed_if_the_first_file_of_a_run_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[bool] = []
+
+    class Fake:
+        def close(self, *, failed: bool) -> None:
+            closed.append(failed)
+
+    def refuse(*_: object) -> None:
+        raise SaveError("the disk is full")
+
+    monkeypatch.setattr("sparsewright.training.loggers._open", lambda *_: Fake())
+    monkeypatch.setattr("sparsewright.training.logging.write_text", refuse)
+    with pytest.raises(SaveError, match="the disk is full"):
+        train(load_recipe("digits/lenet300", RECIPE), out=tmp_path / "run", quiet=True)
+    assert closed == [True]
+
+
+def test_a_damaged_name_of_a_run_of_weights_and_biases_is_an_error_with_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "wandb" / "run.json"
+    file.parent.mkdir()
+    file.write_text("{")
+    with (
+        pytest.raises(ValueError, match=r"wandb/run\.json is damaged; delete it"),
+        opened_logger("wandb", RunFacts(tmp_path, "run", {})),
+    ):
+        pass
 
 
 def _history(file: Path) -> list[dict]:

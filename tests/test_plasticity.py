@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from toys import OddNet, backward, odd_batch
 from typer.testing import CliRunner
+from waiting import wait_for
 
 import sparsewright as sw
 from sparsewright.analysis.plasticity import RULES, pruned_masks, regrown_masks
@@ -30,6 +29,7 @@ from sparsewright.plasticity.moments import Moment, moment_epochs
 from sparsewright.plasticity.plan import Branch, plan_study
 from sparsewright.plasticity.pruning import loss_gradients, prune
 from sparsewright.plasticity.result import summarise
+from sparsewright.plasticity.workers import run_all
 from sparsewright.training import load_recipe
 from sparsewright.training.folder import RunFolderError
 from sparsewright.training.recipe import Recipe
@@ -380,6 +380,19 @@ def test_bad_arguments_are_refused_before_anything_is_trained(tmp_path: Path, op
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.parametrize("options", [{"at": "50%"}, {"rules": "prune_global"}])
+def test_a_text_is_not_taken_for_a_list_of_its_letters(tmp_path: Path, options: dict) -> None:
+    with pytest.raises(TypeError, match=f"{next(iter(options))} must be a list of texts, got the text"):
+        study(tmp_path / "study", **options)
+
+
+def test_a_process_that_is_ended_from_outside_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    # One that needs no import in the new processes.
+    monkeypatch.setattr("sparsewright.plasticity.workers._follow_parent", os.getpid)
+    with pytest.raises(RuntimeError, match="ended from outside, which is how a system without memory left does it"):
+        list(run_all(os._exit, [1, 1], 2))
+
+
 def test_only_dense_recipes_of_one_stage_are_taken(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"one dense train stage; it has train \(train, granet\)"):
         study(tmp_path, "method=granet", "sparsity=0.9")
@@ -426,6 +439,8 @@ def test_the_command_prints_tables_and_writes_the_page(tmp_path: Path) -> None:
     ("options", "part"),
     [
         (("--rates", "0.5,x"), "--rates"),
+        (("--rates", "0.5,,0.9"), "--rates is a list with commas between its entries, and one is missing"),
+        (("--rules", "prune_global,"), "--rules"),
         (("--seed", "0,a"), "--seed"),
         (("--at", "100%"), "before the last"),
         (("--jobs", "0"), "--jobs"),
@@ -451,12 +466,12 @@ def test_a_study_killed_at_work_in_two_processes_leaves_none_and_loses_no_branch
     places = ["--out", str(tmp_path), "--device", "cpu", "--jobs", "2", "--threads", "1"]
     with subprocess.Popen([*command, *places], env=ENVIRONMENT, stdout=subprocess.DEVNULL) as process:
         try:
-            wait_for(lambda: len(modified(tmp_path)) >= 2 or process.poll() is not None)
+            wait_for(lambda: len(modified(tmp_path)) >= 2 or process.poll() is not None, "two branches")
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         finally:
             process.send_signal(signal.SIGKILL)
     assert len(children) >= 2
-    wait_for(lambda: not any(Path(f"/proc/{child}").is_dir() for child in children))
+    wait_for(lambda: not any(Path(f"/proc/{child}").is_dir() for child in children), "the end of the processes")
     times = modified(tmp_path)
     assert 2 <= len(times) < 6
     first = min(times)
@@ -467,10 +482,3 @@ def test_a_study_killed_at_work_in_two_processes_leaves_none_and_loses_no_branch
     assert len(after) == 6
     assert {name for name in times if after[name] == times[name]} == set(times) - {first}
     assert json.loads((tmp_path / first).read_text()) | {"seconds": 0} == by_process | {"seconds": 0}
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -24,10 +25,16 @@ MOMENTS = (Moment(4, 400, 0.1), Moment(9, 900, 0.1), Moment(11, 1100, 0.01), Mom
 RATES = (0.5, 0.9, 0.98)
 
 
-def made_up(seeds: tuple[int, ...], *, diverged: bool, name: str = "digits/lenet300") -> PlasticityResult:
+def made_up(
+    seeds: tuple[int, ...],
+    *,
+    diverged: bool,
+    name: str = "digits/lenet300",
+    moments: tuple[Moment, ...] = MOMENTS,
+) -> PlasticityResult:
     """A study of all rules whose accuracies are made of its settings; one branch may have diverged."""
     recipe = load_recipe("digits/lenet300").model_copy(update={"name": name})
-    plan = PlasticityPlan(recipe, 2000, 100, MOMENTS, tuple(RULES), RATES, Duration(2, "ep"), 200, seeds)
+    plan = PlasticityPlan(recipe, 2000, 100, moments, tuple(RULES), RATES, Duration(2, "ep"), 200, seeds)
     branches = []
     for seed in seeds:
         for branch in plan.branches(seed):
@@ -110,6 +117,12 @@ def test_lines_leave_out_what_diverged_and_mark_each_drop_of_the_learning_rate()
     assert upright == [10, 14.5]
     assert not figure.data[0].error_y.visible
     assert change_figure(made_up((0, 1), diverged=False), 0.98).data[0].error_y.visible
+
+
+def test_a_learning_rate_that_falls_smoothly_or_rises_has_no_drop_to_mark() -> None:
+    moments = tuple(replace(moment, learning_rate=rate) for moment, rate in zip(MOMENTS, (1, 3, 2, 2), strict=True))
+    figure = change_figure(made_up((0,), diverged=False, moments=moments), 0.98)
+    assert [shape for shape in figure.layout.shapes if shape.x0 == shape.x1] == []
 
 
 def test_heat_maps_of_one_study_share_their_scale_and_use_the_readable_part_of_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import sparsewright as sw
+from sparsewright.training.layer_log import LINES, LayerRecorder, read_layer_log
 
 STEPS = 20
 METHODS = sorted(info.name for info in sw.list_methods() if not info.cls.prunes_at_end)
@@ -121,6 +123,40 @@ def test_promise_5_a_growing_penalty_is_one_operator_a_layer_and_keeps_what_its_
     groups = weights if granularity == "weight" else 128 + 64 + 8
     # The penalty of each group, and a flag for each once they are chosen, which GReg-1's are from the start.
     assert kept_bytes(sparsifier) == groups * (5 if method == "greg-1" else 4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_promise_5_the_layer_log_does_nothing_in_steps_without_an_update(method: str, tmp_path: Path) -> None:
+    model, made, sparsifier = make(method)
+    log = LayerRecorder(tmp_path, total_steps=STEPS)
+    log.look(0, sparsifier.masks, sparsifier.topology_version)
+    ordinary = 0
+    for step in range(1, STEPS + 1):
+        before = sparsifier.topology_version
+        backward(model)
+        made.step()
+        made.zero_grad()
+        # A wait for the device is an operator too.
+        with Recorder() as recorder:
+            log.look(step, sparsifier.masks, sparsifier.topology_version)
+        if sparsifier.topology_version == before:
+            ordinary += 1
+            assert recorder.operators == 0
+    assert ordinary >= STEPS // 2
+
+
+@pytest.mark.parametrize("total_steps", [600, LINES, LINES + 1, 2 * LINES - 1, 5 * LINES])
+def test_promise_5_the_layer_log_has_about_a_thousand_lines_at_most_whatever_the_length(
+    total_steps: int, tmp_path: Path
+) -> None:
+    log = LayerRecorder(tmp_path, total_steps)
+    mask = torch.tensor([True, False])
+    for step in range(total_steps + 1):
+        log.look(step, {"a": mask if step % 2 else ~mask}, version=step)
+    log.flush(total_steps)
+    lines = read_layer_log(tmp_path).topology
+    assert min(total_steps, LINES) // 2 < len(lines) <= LINES + 2
+    assert sum(line.grown[0] for line in lines) == total_steps
 
 
 def kept_bytes(sparsifier: sw.Sparsifier) -> int:

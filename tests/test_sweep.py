@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner, Result
+from waiting import interrupted_when, wait_for
 
 from sparsewright.cli import app
 from sparsewright.cli.sweep_progress import ProgressLines, ProgressTable
@@ -32,9 +33,10 @@ from sparsewright.sweep import (
 )
 from sparsewright.sweep.grid import Axis, combinations, parse_axes, split_values
 from sparsewright.sweep.local import visible_gpus
+from sparsewright.sweep.process import RunProcess
 from sparsewright.sweep.status import Length, length_of
-from sparsewright.training import RecipeError, load_recipe, read_metrics
-from sparsewright.training.folder import METRICS, RunFolderError, only_here
+from sparsewright.training import RecipeError, load_recipe, read_metrics, train
+from sparsewright.training.folder import CHECKPOINT, LOG, METRICS, SUMMARY, RunFolderError, only_here
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "digits/lenet300"
@@ -53,19 +55,13 @@ def sweep(*arguments: object) -> Result:
 
 @contextmanager
 def sweep_process(*arguments: object) -> Generator[subprocess.Popen[str], None, None]:
-    command = [sys.executable, "-m", "sparsewright", "sweep", RECIPE, *map(str, arguments), "--device", "cpu"]
+    options = ["--device", "cpu", "--threads", "1"]
+    command = [sys.executable, "-m", "sparsewright", "sweep", RECIPE, *map(str, arguments), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             yield process
         finally:
             process.kill()
-
-
-def wait_for(happened: Callable[[], bool], what: str, seconds: float = 300) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, f"{what} did not happen within {seconds} s"
-        time.sleep(0.02)
 
 
 def nothing_trains_in(folder: Path) -> bool:
@@ -115,6 +111,7 @@ def test_every_combination_is_there_once_and_the_seed_varies_fastest(grid: dict[
         (["=1"], ["key=a,b,c"]),
         (["seed=0", "seed=1"], ["seed is given twice", "seed=A,B"]),
         (["method=rigl,,gmp"], ["method=rigl,,gmp", "missing"]),
+        (["sparsity="], ["sparsity=: a value is missing"]),
         (["method=rigl,gmp,rigl"], ["the value rigl is there twice"]),
     ],
 )
@@ -168,9 +165,27 @@ def test_a_combination_that_the_recipe_refuses_is_named_before_anything_starts(t
     assert not out.exists()
 
 
-def test_a_seed_that_is_none_is_refused(tmp_path: Path) -> None:
-    result = sweep("method=granet", "sparsity=0.9", "seed=0,x", "--out", tmp_path)
-    assert (result.exit_code, "seed" in result.stderr) == (2, True)
+@pytest.mark.parametrize("seed", ["0,x", "0..2", "-1"])
+def test_a_seed_that_is_none_is_refused(tmp_path: Path, seed: str) -> None:
+    with pytest.raises(RecipeError, match=r"^seed=\S+: seed must be .*; several seeds are written seed=0,1,2"):
+        plan_sweep(RECIPE, [f"seed={seed}"], tmp_path)
+
+
+def test_a_combination_is_not_blamed_for_what_is_wrong_with_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text(f"extends: {RECIPE}\ndurations: 2ep\n")
+    for recipe, begin in (("nosuch/recipe", "there is no recipe"), (str(tmp_path / "wrong.yaml"), "recipe wrong")):
+        with pytest.raises(RecipeError, match=f"^{begin}"):
+            plan_sweep(recipe, ["seed=0,1"], tmp_path)
+
+
+def test_a_logger_that_is_not_installed_is_told_of_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    result = sweep("--logger", "wandb", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "wandb" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @settings(max_examples=8, deadline=None)
@@ -370,32 +385,32 @@ def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_sweep_does_only_what_is_missing_when_it_is_called_again(tmp_path: Path) -> None:
-    """Killed in the second of three runs; called again, that one goes on, and the third, which fails, stops nothing."""
-    arguments = ("method=granet", "sparsity=0.9", "duration=40ep", "method.update_interval=4", "--out", tmp_path)
-    with sweep_process(*arguments, "optimizer.lr=0.1,0.05,1e30") as process:
-        wait_for(lambda: any(tmp_path.glob("*0.05*/last.ckpt")) or process.poll() is not None, "the second run")
+    """Of three runs one is done, one is under way when the sweep is killed, and one cannot be started."""
+    arguments = ("method=granet", "sparsity=0.9", "duration=60ep", "method.update_interval=4", "--out", tmp_path)
+    grid = [*map(str, arguments[:4]), "optimizer.lr=0.1,0.05,0.01"]
+    done, second, blocked = plan_sweep(RECIPE, grid, tmp_path).cells
+    train(done.recipe, out=done.folder, device="cpu", quiet=True)
+    # Where the log of that run would go.
+    (blocked.folder / LOG).mkdir(parents=True)
+    files_before = modified(done.folder)
+    with sweep_process(*arguments, grid[-1]) as process:
+        wait_for(lambda: (second.folder / CHECKPOINT).is_file() or process.poll() is not None, "the second run")
         assert process.poll() is None, process.communicate()[0]
         process.send_signal(signal.SIGKILL)
-    first, second = next(tmp_path.glob("*=0.1-*")), next(tmp_path.glob("*=0.05-*"))
-    wait_for(lambda: nothing_trains_in(second), "the end of the run that lost its sweep", seconds=60)
-    assert (first / "summary.json").is_file()
-    assert not (second / "summary.json").exists()
-    assert not list(tmp_path.glob("*1e30*"))
-    epochs_before = len(read_metrics(second))
-    files_before = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()}
+    wait_for(lambda: nothing_trains_in(second.folder), "the end of the run that lost its sweep", seconds=60)
+    assert not (second.folder / SUMMARY).exists()
+    epochs_before = len(read_metrics(second.folder))
 
-    result = sweep(*arguments, "optimizer.lr=0.1,0.05,1e30")
+    result = sweep(*arguments, grid[-1])
     assert result.exit_code == 1, result.output
     assert "3 runs of digits/lenet300" in result.stdout
     assert "1 of them done already, 1 begun" in result.stdout
-    assert {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()} == files_before
-    assert 1 <= epochs_before < 40
-    assert len(read_metrics(second)) == 40
-    assert (second / "train.log").read_text().count("$ sparsewright train") == 2
-    third = next(tmp_path.glob("*1e30*"))
+    assert modified(done.folder) == files_before
+    assert 1 <= epochs_before < 60
+    assert len(read_metrics(second.folder)) == 60
+    assert (second.folder / LOG).read_text().count("$ sparsewright train") == 2
     assert "1 of 3 runs failed" in result.stdout
-    assert f"  {third}: training diverged" in result.stdout
-    assert "error: training diverged" in (third / "train.log").read_text()
+    assert f"  {blocked.folder}: it could not be started: " in result.stdout
 
     again = sweep(*arguments, "optimizer.lr=0.05,0.1")
     assert again.exit_code == 0
@@ -403,20 +418,48 @@ def test_a_killed_sweep_does_only_what_is_missing_when_it_is_called_again(tmp_pa
     assert "running" not in again.stdout
 
 
+def modified(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.slow
 def test_interrupting_a_sweep_stops_its_runs_and_loses_nothing(tmp_path: Path) -> None:
-    with sweep_process("duration=2000ep", "seed=0,1", "--jobs", 1, "--threads", 1, "--out", tmp_path) as process:
-        wait_for(lambda: any(tmp_path.glob("*/last.ckpt")) or process.poll() is not None, "the first run")
-        assert process.poll() is None, process.communicate()[0]
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=600)
-    assert process.returncode == 130, output
-    assert "2 of 2 runs are not done; the same command goes on with them" in output
+    with interrupted_when(lambda: any(tmp_path.glob(f"*/{CHECKPOINT}"))):
+        result = sweep("duration=2000ep", "seed=0,1", "--out", tmp_path)
+    assert result.exit_code == 130, result.output
+    assert "2 of 2 runs are not done; the same command goes on with them" in result.stderr
     run = next(tmp_path.glob("*-seed0-*"))
     assert nothing_trains_in(run)
     assert (run / METRICS).read_text().count("\n") >= 1
-    assert "interrupted" in (run / "train.log").read_text()
+    assert "interrupted" in (run / LOG).read_text()
     assert not list(tmp_path.glob("*-seed1-*"))
+
+
+def ended_process(folder: Path, *arguments: str) -> RunProcess:
+    process = RunProcess(arguments, folder, threads=1)
+    wait_for(process.ended, "the end of the process")
+    return process
+
+
+def test_a_failed_process_is_told_of_in_the_words_of_its_last_error(tmp_path: Path) -> None:
+    (tmp_path / LOG).write_text("error: of the time before\n")
+    problem = ended_process(tmp_path, "train", RECIPE, "sparsity=2").problem()
+    assert problem is not None
+    assert problem.startswith(f"recipe {RECIPE}: sparsity")
+    assert f"error: {problem}" in (tmp_path / LOG).read_text()
+
+
+@pytest.mark.parametrize(
+    ("number", "part"), [(9, "ended by SIGKILL, which is how a system without memory"), (40, "ended by signal 40")]
+)
+def test_a_process_that_a_signal_ends_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, part: str
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\nkill -{number} $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    assert part in (ended_process(tmp_path).problem() or "")
 
 
 def test_a_run_of_another_precision_is_not_taken_for_done(tmp_path: Path) -> None:

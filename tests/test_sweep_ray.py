@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
+from waiting import interrupted_when
 
 from sparsewright.cli import app
 from sparsewright.sweep import RayWorkers, RunOptions, plan_sweep
 from sparsewright.sweep.ray_workers import carry_out
 from sparsewright.training import read_metrics
+from sparsewright.training.folder import CHECKPOINT, LOG, SUMMARY
 
 pytest.importorskip("ray")
 
@@ -63,53 +63,34 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Generator[str, None, No
         cluster.stdin.close()
 
 
-def sweep_on(address: str, *arguments: object, cwd: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "sparsewright", "sweep", *map(str, arguments), "--ray", address]
-    return subprocess.Popen(
-        command, cwd=cwd, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
 @pytest.mark.slow
-def test_the_runs_of_a_sweep_are_shared_among_the_workers(address: str, tmp_path: Path) -> None:
-    """Two runs take both workers at once; called again there is nothing to do."""
+def test_the_runs_of_a_sweep_are_shared_among_the_workers_and_stopped_with_it(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of three runs ends; the other two never would, and train at once until the sweep is interrupted."""
     # A file of its own, and relative paths: what a task needs must not depend on its current folder.
-    (tmp_path / "own.yaml").write_text("extends: digits/lenet300\nduration: 40ep\n")
-    with sweep_on(address, "own.yaml", "optimizer.lr=0.1,0.05", "--out", "runs", cwd=tmp_path) as process:
-        output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    assert output.count("]  running  ") == output.count("]  done  ") == 2
-    finished = sorted((tmp_path / "runs").glob("*/summary.json"))
-    assert len(finished) == 2
-    begun = [(path.parent / "run.json").stat().st_mtime for path in finished]
-    ended = [path.stat().st_mtime for path in finished]
-    assert max(begun) < min(ended), "each worker has one CPU, so that both must have trained at once"
-    assert not (tmp_path / "runs" / ".shared-by-all-machines").exists()
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text("extends: digits/lenet300\n")
+    grid = ["duration=1ep,30000ep,40000ep", "--out", "runs"]
+    short, *endless = plan_sweep("own.yaml", grid[:1], Path("runs")).cells
+    # Each worker has one CPU: two runs that have begun and do not end are on both.
+    with interrupted_when(lambda: all((cell.folder / CHECKPOINT).is_file() for cell in endless), seconds=600):
+        result = sweep_on(address, *grid)
+    assert result.exit_code == 130, result.output
+    assert result.stdout.count("]  running  ") == 3
+    assert result.stdout.count("]  done  duration=1ep") == 1
+    assert (short.folder / SUMMARY).is_file()
+    for cell in endless:
+        assert "interrupted" in (cell.folder / LOG).read_text()
+        assert len(read_metrics(cell.folder)) >= 1
+    assert not Path("runs", ".shared-by-all-machines").exists()
 
-    arguments = ["sweep", str(tmp_path / "own.yaml"), "optimizer.lr=0.05,0.1", "--out", str(tmp_path / "runs")]
-    again = CliRunner().invoke(app, [*arguments, "--ray", address])
-    assert (again.exit_code, again.stdout.count("done before")) == (0, 2)
+    again = sweep_on(address, "duration=1ep", "--out", "runs")
+    assert (again.exit_code, again.stdout.count("done before")) == (0, 1)
 
 
-@pytest.mark.slow
-def test_interrupting_it_stops_the_tasks_and_loses_nothing(address: str, tmp_path: Path) -> None:
-    arguments = ("digits/lenet300", "duration=3000ep", "--out", "runs")
-    with sweep_on(address, *arguments, cwd=tmp_path) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "running" in line:
-                break
-        run = next(path for path in (tmp_path / "runs").iterdir() if path.is_dir())
-        end = time.monotonic() + 600
-        while not (run / "last.ckpt").exists():
-            assert process.poll() is None
-            assert time.monotonic() < end, "no epoch ended in ten minutes"
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=600)
-    assert process.returncode == 130, output
-    assert "interrupted" in (run / "train.log").read_text()
-    assert len(read_metrics(run)) >= 1
+def sweep_on(address: str, *arguments: str) -> Result:
+    return CliRunner().invoke(app, ["sweep", "own.yaml", *arguments, "--ray", address])
 
 
 def test_a_machine_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import typer
+from rich.text import Text
 
 from sparsewright.cli import tables
 from sparsewright.cli.destinations import check_destination
@@ -37,12 +38,14 @@ def show_comparison(runs: Sequence[Path], chosen: str | None, out: Path | None, 
         force: whether a file that is there is replaced.
 
     Raises:
-        ValueError, FileNotFoundError, FileExistsError, IsADirectoryError: runs that cannot be compared, or a file that
-            cannot be written.
+        ValueError, FileNotFoundError, FileExistsError, IsADirectoryError: runs that cannot be compared, a file that
+            cannot be written, or ``force`` without a file.
     """
     kind = chosen or _kind_of(out)
     if kind == "html" and out is None:
         out = Path("comparison.html")
+    if force and out is None:
+        raise ValueError("--force is for a file, and none is written here; give one with --out")
     file = check_destination(out, _SUFFIXES[kind], force=force) if out is not None else None
     comparison = compare_runs(runs)
     if kind == "html" and file is not None:
@@ -79,7 +82,8 @@ def _as_text(comparison: Comparison, kind: str) -> str:
     text = io.StringIO()
     with redirect_stdout(text):
         _print_tables(comparison)
-    return text.getvalue()
+    # Rich writes colours where FORCE_COLOR is set, even into a file.
+    return f"{Text.from_ansi(text.getvalue()).plain}\n"
 
 
 def _print_tables(comparison: Comparison) -> None:

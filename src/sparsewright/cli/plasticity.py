@@ -82,9 +82,9 @@ def plasticity(
 
     result = study_plasticity(
         load_recipe(recipe, overrides or ()),
-        at=listed(at),
+        at=listed(at, "--at"),
         rates=listed_numbers(rates, "--rates"),
-        rules=listed(rules) if rules is not None else tuple(RULES),
+        rules=listed(rules, "--rules") if rules is not None else tuple(RULES),
         horizon=horizon,
         seeds=listed_whole(seed, "--seed"),
         out=out,

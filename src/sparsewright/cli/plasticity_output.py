@@ -10,19 +10,27 @@ from sparsewright.plasticity import PlasticityCell, PlasticityMoment, Plasticity
 from sparsewright.plasticity.layout import RECORD
 
 
-def listed(text: str) -> list[str]:
-    """The entries of a list written with commas."""
-    return [entry.strip() for entry in text.split(",") if entry.strip()]
+def listed(text: str, option: str) -> list[str]:
+    """The entries of a list written with commas.
+
+    Raises:
+        ValueError: an entry is missing.
+    """
+    entries = [entry.strip() for entry in text.split(",")]
+    if not all(entries):
+        raise ValueError(f"{option} is a list with commas between its entries, and one is missing in {text!r}")
+    return entries
 
 
 def listed_numbers(text: str, option: str) -> list[float]:
     """The numbers of a list written with commas.
 
     Raises:
-        ValueError: an entry is no number.
+        ValueError: an entry is missing or no number.
     """
+    entries = listed(text, option)
     try:
-        return [float(entry) for entry in listed(text)]
+        return [float(entry) for entry in entries]
     except ValueError as error:
         raise ValueError(f"{option} is a list of numbers such as 0.5,0.9, got {text!r}") from error
 
@@ -31,10 +39,11 @@ def listed_whole(text: str, option: str) -> list[int]:
     """The whole numbers of a list written with commas.
 
     Raises:
-        ValueError: an entry is no whole number.
+        ValueError: an entry is missing or no whole number.
     """
+    entries = listed(text, option)
     try:
-        return [int(entry) for entry in listed(text)]
+        return [int(entry) for entry in entries]
     except ValueError as error:
         raise ValueError(f"{option} is a list of whole numbers such as 0,1,2, got {text!r}") from error
 

@@ -28,5 +28,7 @@ def report(
     from sparsewright.cli.destinations import check_destination
     from sparsewright.report import write_run_report
 
+    if force and out is None:
+        raise ValueError("--force is for the file that --out names; the report.html in the run folder needs none")
     file = check_destination(out, (".html",), force=force) if out is not None else None
     typer.echo(f"report {write_run_report(run, file)}")

@@ -71,6 +71,7 @@ def sweep(
     from sparsewright.cli.sweep_output import show_sweep
     from sparsewright.sweep import LocalWorkers, RayWorkers, RunOptions, plan_sweep, usable_cores
     from sparsewright.training.launch import resolve_device
+    from sparsewright.training.loggers import check_logger
 
     planned = plan_sweep(recipe, settings or (), out)
     options = RunOptions(
@@ -79,7 +80,7 @@ def sweep(
         precision=precision.value,
         threads=threads or (1 if ray is not None else max(usable_cores() // (jobs or 1), 1)),
         download=download,
-        logger=logger.value,
+        logger=check_logger(logger.value),
     )
 
     def workers() -> LocalWorkers | RayWorkers:

@@ -50,10 +50,10 @@ def train(
 ) -> None:
     """Train a recipe; the method and its sparsity are settings on top of it.
 
-    The run folder gets recipe.yaml, metrics.jsonl, last.ckpt, model.safetensors and summary.json, masks.safetensors
-    where the run ends with masks, layers.jsonl where it has masks or logs ranks, and at the end report.html, a page
-    that shows all of it. A recipe with a shrink stage ends with a smaller network; its sizes are kept with the weights,
-    so that every command reads it.
+    The run folder gets recipe.yaml and run.json, metrics.jsonl, what --logger writes (tensorboard/), last.ckpt,
+    model.safetensors and summary.json, masks.safetensors where the run ends with masks, layers.jsonl where it has masks
+    or logs ranks, and at the end report.html, a page that shows all of it. A recipe with a shrink stage ends with a
+    smaller network; its sizes are kept with the weights, so that every command reads it.
 
     \b
     Examples:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from sparsewright.analysis.plasticity import RULES
@@ -24,7 +23,10 @@ from sparsewright.training.launch import deterministic, launch, own_threads, wit
 from sparsewright.training.loop import StepReport, Trainer, TrainingError, check_finite, evaluate_model
 from sparsewright.training.opening import create_recipe_model, data_facts, open_recipe_data
 from sparsewright.training.optimizers import build_optimizer
-from sparsewright.training.recipe import Recipe, Stage
+from sparsewright.training.recipe import DataSettings, Recipe, Stage
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def run_branch(job: BranchJob) -> BranchResult:
 def _train_branch(fabric: Fabric, job: BranchJob) -> BranchResult:
     start, branch, stage = time.perf_counter(), job.branch, base_stage(job.recipe)
     saved = load_checkpoint(job.checkpoint)
-    data = _open(job.recipe.model_dump_json(exclude_none=True), job.data_dir, branch.seed, fabric.device)
+    data = _open(_Source(job.recipe.data, job.data_dir, branch.seed, fabric.device, job.recipe))
     model = create_recipe_model(job.recipe, data_facts(data), branch.seed, load_weights=False)
     model.load_state_dict(saved["model"])
     model.to(fabric.device)
@@ -109,23 +111,28 @@ def _train_branch(fabric: Fabric, job: BranchJob) -> BranchResult:
     )
 
 
-@lru_cache(maxsize=1)
-def _open(recipe: str, data_dir: Path, seed: int, device: torch.device) -> Data:
-    """The data as the base with ``seed`` saw them, opened once a process for all branches of one base.
+@dataclass(frozen=True)
+class _Source:
+    """Arguments of ``open_recipe_data``; of a recipe, which cannot be hashed, only the settings of the data count."""
 
-    Args:
-        recipe: as JSON, since recipes cannot be hashed.
-        data_dir, seed, device: as for ``open_recipe_data``.
-    """
-    loaded = Recipe.model_validate_json(recipe)
+    settings: DataSettings
+    data_dir: Path
+    seed: int
+    device: torch.device
+    recipe: Recipe = field(compare=False)
+
+
+@lru_cache(maxsize=1)
+def _open(source: _Source) -> Data:
+    """The data as the base saw them, opened once a process for all branches of one base."""
     return open_recipe_data(
-        loaded,
-        data_dir,
-        seed=seed,
-        device=device,
+        source.recipe,
+        source.data_dir,
+        seed=source.seed,
+        device=source.device,
         rank=0,
         world_size=1,
-        validation=loaded.data.validation,
+        validation=source.settings.validation,
         download=False,
     )
 

@@ -72,11 +72,15 @@ def study_plasticity(
         RunFolderError: the folder holds a study of another recipe, or another process works there.
         ValueError, TypeError, FileNotFoundError: an argument or the data are not usable; found before anything is
             trained. A damaged file of a branch.
+        RuntimeError: one of several processes was ended from outside.
         CheckpointError, SaveError, TrainingError: as for ``train``. A branch that diverges is no error but a result.
 
     Warns:
         UserWarning: norms that may still output constants when filters are pruned.
     """
+    for name, entries in (("at", at), ("rules", rules)):
+        if isinstance(entries, str):
+            raise TypeError(f"{name} must be a list of texts, got the text {entries!r}")
     check_count(jobs, "jobs")
     if threads is not None:
         check_count(threads, "threads")
@@ -133,14 +137,15 @@ class _Study:
         files = {branch: branch_file(self.folder, branch) for branch in planned}
         missing = [branch for branch in planned if not files[branch].is_file()]
         self._say(f"branches: {len(planned)}, of which {len(planned) - len(missing)} are there already")
+        for place in dict.fromkeys(files[branch].parent for branch in missing):
+            place.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(place)
         jobs = [self._branch_job(branch, files[branch], bases[branch.seed]) for branch in missing]
         for line in _progress(run_all(run_branch, jobs, self.jobs), len(jobs)):
             self._say(line)
         return [read_result(files[branch]) for branch in planned]
 
     def _branch_job(self, branch: Branch, file: Path, base: Base) -> BranchJob:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(file.parent)
         return BranchJob(
             recipe=self.plan.recipe,
             branch=branch,

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 _Job = TypeVar("_Job")
@@ -22,6 +23,7 @@ def run_all(work: Callable[[_Job], _Result], jobs: Sequence[_Job], processes: in
 
     Raises:
         Exception: what ``work`` raised first; jobs that have not begun are given up.
+        RuntimeError: a process was ended from outside.
     """
     if processes == 1 or len(jobs) < 2:
         yield from map(work, jobs)
@@ -32,6 +34,11 @@ def run_all(work: Callable[[_Job], _Result], jobs: Sequence[_Job], processes: in
     try:
         for future in as_completed([executor.submit(work, job) for job in jobs]):
             yield future.result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a process of this work was ended from outside, which is how a system without memory left does it; what "
+            "was finished is kept, and fewer processes at a time need less memory"
+        ) from error
     except BaseException:
         for process in set(multiprocessing.active_children()) - others:
             process.terminate()

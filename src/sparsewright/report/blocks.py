@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -19,11 +19,13 @@ class Table:
         columns: their titles.
         rows: cells in the order of the columns; the first cell names the row.
         caption: what the table is of; its label for those who hear it.
+        numbers: the titles of columns of text to align like numbers.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     caption: str = ""
+    numbers: Collection[str] = ()
 
     def __post_init__(self) -> None:
         for row in self.rows:

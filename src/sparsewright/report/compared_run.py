@@ -11,11 +11,12 @@ from typing import Any
 from sparsewright.distribution import kept_budget
 from sparsewright.formats import ratios
 from sparsewright.groups import number_removed
-from sparsewright.sweep.process import LOG
-from sparsewright.training.folder import RECIPE, SETTINGS, SUMMARY, RunSettings, read_settings, read_summary
+from sparsewright.report.record_checks import check_settings, check_summary
+from sparsewright.report.run_facts import asked_for, last_sparse_stage, published_number, uncounted_start
+from sparsewright.training.folder import LOG, RECIPE, SETTINGS, SUMMARY, RunSettings, read_settings, read_summary
 from sparsewright.training.method_options import granularity, one_shot_methods
 from sparsewright.training.published_results import Published
-from sparsewright.training.recipe import Recipe, Stage
+from sparsewright.training.recipe import Recipe
 from sparsewright.training.recipe_files import load_recipe
 from sparsewright.training.start import NO_START, StartRecord
 
@@ -52,6 +53,11 @@ class ComparedRun:
         return self.settings.start if self.settings is not None else NO_START
 
     @property
+    def uncounted_start(self) -> str:
+        """What it began with that its training FLOPs leave out, such as "weights and masks"; empty for nothing."""
+        return uncounted_start(self.recipe, self.start)
+
+    @property
     def images(self) -> str:
         """The images that its accuracy is measured on."""
         data = self.recipe.data
@@ -60,7 +66,7 @@ class ComparedRun:
     @property
     def target(self) -> Any:
         """The sparsity that was asked for: a number, or ratios by pattern or stage; None for dense."""
-        return None if self.summary["method"] == "dense" else self.summary["target_sparsity"]
+        return asked_for(self.recipe, self.summary)
 
     @property
     def shrunk(self) -> bool:
@@ -80,9 +86,7 @@ class ComparedRun:
     @property
     def published(self) -> Published | None:
         """The number from the literature that the recipe names for this method and sparsity."""
-        return self.recipe.published_for(
-            self.summary["method"], self.target if isinstance(self.target, float) else None
-        )
+        return published_number(self.recipe, self.summary["method"], self.target)
 
     def missed_target(self) -> str | None:
         """How far it is from the sparsity that was asked for; None where it has what the method promises.
@@ -91,7 +95,7 @@ class ComparedRun:
         that have less than the one share asked for; shares by pattern or stage are not looked at layer by layer. All
         others keep exactly ``round((1 - sparsity) * n)`` of n weights.
         """
-        stage = _last_sparse_stage(self.recipe)
+        stage = last_sparse_stage(self.recipe)
         if stage is None:
             return None
         if self.summary.get("not_removed"):
@@ -160,19 +164,15 @@ def _is_run(folder: Path) -> bool:
 
 def _read_run(folder: Path) -> ComparedRun:
     if not (folder / RECIPE).is_file():
-        raise ValueError(f"it failed before its first epoch ended; {LOG} in it says why")
+        raise ValueError(f"it has not begun, or failed before that; {LOG} in it says more")
     if not (folder / SUMMARY).is_file():
         raise ValueError("it is not finished")
     settings = read_settings(folder) if (folder / SETTINGS).is_file() else None
+    if settings is not None:
+        check_settings(folder, settings)
     summary = read_summary(folder)
-    if missing := [key for key in _NEEDED if key not in summary]:
-        raise ValueError(f"its {SUMMARY} has no {missing[0]}")
+    check_summary(folder, summary, _NEEDED)
     return ComparedRun(folder, load_recipe(str(folder / RECIPE)), settings, summary)
-
-
-def _last_sparse_stage(recipe: Recipe) -> Stage | None:
-    stages = [stage for stage in recipe.resolved_stages() if stage.needs_sparsity]
-    return stages[-1] if stages else None
 
 
 def asks_for_zeros(sparsity: Any) -> bool:

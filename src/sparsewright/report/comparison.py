@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sparsewright.formats import ratios
 from sparsewright.report.compared_run import ComparedRun, LeftOut, find_runs, read_runs
+from sparsewright.report.configuration import configurations, settings_key
 from sparsewright.report.pareto import pareto_front
-from sparsewright.report.settings_apart import setting_text, settings_apart
-from sparsewright.training.method_options import DENSE, default_options, known_methods, options_in_force
+from sparsewright.report.settings_apart import settings_apart
+from sparsewright.training.method_options import DENSE, known_methods
 from sparsewright.training.published_results import Published
-from sparsewright.training.recipe import WITHOUT_EFFECT
 
 FEWEST_SEEDS = 3
 MISSED, FEW_SEEDS, VERSIONS, DEVICES = "missed target", f"<{FEWEST_SEEDS} seeds", "versions", "devices"
+STARTED = "started"
+SIZE, INFERENCE, TRAINING = "size", "inference FLOPs", "training FLOPs"
+"""What accuracy is weighed against: what is left of the network, and what it costs."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Group:
     Attributes:
         recipe, method: their names; "dense" where nothing makes the network sparse.
         target: the sparsity that was asked for: a number, or ratios by pattern or stage; None for dense.
-        settings: further settings that tell it from groups with the same recipe, method and target.
+        target_text: the same as people read it; empty for dense.
+        settings: further settings, besides the target, that tell it from groups with the same recipe and method.
         runs: by rising seed.
         accuracy: in per cent, after the last epoch.
         sparsity: fraction of zeros that masks hold in the layers' weights, of the network as it ended.
@@ -54,12 +58,13 @@ class Group:
         inference_flops, training_flops: of one image, and of the whole training; with what masks leave out left out.
         dense_inference_flops, dense_training_flops: the same with nothing left out.
         published: the number from the literature that the recipe names; None without one.
-        marks: what a reader has to know, of MISSED, FEW_SEEDS, VERSIONS and DEVICES.
+        marks: what a reader has to know, of MISSED, FEW_SEEDS, VERSIONS, DEVICES and STARTED.
     """
 
     recipe: str
     method: str
     target: Any
+    target_text: str
     settings: Mapping[str, str]
     runs: tuple[ComparedRun, ...]
     accuracy: Spread
@@ -89,9 +94,19 @@ class Group:
         return self.kept.mean / self.dense_parameters
 
     @property
-    def target_text(self) -> str:
-        """The target as people read it; empty for dense."""
-        return "" if self.target is None else ratios(self.target)
+    def configuration(self) -> tuple[Any, ...]:
+        """What it has in common with those that differ in their target alone."""
+        return self.recipe, self.method, *self.settings.items()
+
+    @property
+    def network(self) -> tuple[Any, ...]:
+        """What groups have in common whose figures can be weighed against each other: images and network."""
+        recipe = self.runs[0].recipe
+        return recipe.data.name, recipe.data.image_size, recipe.model
+
+    def left(self, *, parameters: bool) -> float:
+        """What is left: of all parameters, or of the weights in the layers that masks sparsify."""
+        return self.kept_share if parameters else 1 - self.sparsity.mean
 
     @property
     def name(self) -> str:
@@ -117,23 +132,29 @@ class Comparison:
         groups: by recipe, then dense first and by rising target, then in the order of the registry of methods.
         left_out: folders that are not among the runs.
         notes: what a reader has to know, in sentences.
-        fronts: what accuracy is weighed against -> the indices of the groups on the Pareto front, by rising cost.
+        fronts: what accuracy is weighed against -> the indices of the groups on the Pareto front of each network, by
+            rising cost.
     """
 
     images: str
     groups: tuple[Group, ...]
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
-    fronts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    fronts: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
     @property
     def has_shrunk(self) -> bool:
         """Whether a network got smaller, so that sparsity alone does not say what was removed."""
         return any(group.shrunk for group in self.groups)
 
+    @property
+    def has_networks(self) -> bool:
+        """Whether there are several networks, which have fronts of their own."""
+        return len({group.network for group in self.groups}) > 1
+
     def fronts_of(self, index: int) -> list[str]:
         """The fronts that a group is on."""
-        return [name for name, front in self.fronts.items() if index in front]
+        return [name for name, fronts in self.fronts.items() if any(index in front for front in fronts)]
 
 
 def compare_runs(folders: Sequence[Path]) -> Comparison:
@@ -153,7 +174,7 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
         raise ValueError(f"there is no finished run to compare ({reasons})")
     images = _common_images(runs)
     keyed, duplicates = _without_duplicates(_grouped(runs))
-    groups = sorted(_told_apart([_make_group(members) for members in keyed]), key=_order)
+    groups = sorted(_with_clear_targets(_told_apart([_make_group(members) for members in keyed])), key=_order)
     return Comparison(
         images=images,
         groups=tuple(groups),
@@ -183,7 +204,7 @@ def _grouped(runs: Iterable[ComparedRun]) -> list[list[ComparedRun]]:
     """
     groups: dict[tuple[Any, ...], list[ComparedRun]] = {}
     for run in runs:
-        groups.setdefault(_key(run), []).append(run)
+        groups.setdefault(settings_key(run), []).append(run)
     result: list[list[ComparedRun]] = []
     for members in groups.values():
         by_start: dict[str, list[ComparedRun]] = {}
@@ -192,12 +213,6 @@ def _grouped(runs: Iterable[ComparedRun]) -> list[list[ComparedRun]]:
         starts_of_seed = {(run.seed, run.start.content()) for run in members}
         result += by_start.values() if len(starts_of_seed) > len({run.seed for run in members}) else [members]
     return result
-
-
-def _key(run: ComparedRun) -> tuple[Any, ...]:
-    start = run.start
-    precision = run.settings.precision if run.settings is not None else None
-    return run.recipe.digest(), precision, start.weights is None, start.masks is None, start.step, start.stop
 
 
 def _without_duplicates(groups: Iterable[list[ComparedRun]]) -> tuple[list[list[ComparedRun]], list[str]]:
@@ -226,6 +241,7 @@ def _make_group(runs: Sequence[ComparedRun]) -> Group:
         recipe=first.recipe.name,
         method=first.summary["method"],
         target=first.target,
+        target_text="" if first.target is None else ratios(first.target),
         settings={},
         runs=tuple(runs),
         accuracy=spread("test_accuracy"),
@@ -247,47 +263,33 @@ def _marks(runs: Sequence[ComparedRun]) -> tuple[str, ...]:
         FEW_SEEDS: len(runs) < FEWEST_SEEDS,
         VERSIONS: len(_versions(runs)) > 1,
         DEVICES: len({run.settings.device for run in runs if run.settings is not None}) > 1,
+        STARTED: any(run.uncounted_start for run in runs),
     }
     return tuple(mark for mark, holds in marks.items() if holds)
 
 
 def _told_apart(groups: Sequence[Group]) -> list[Group]:
-    """The groups, with the settings that those of the same recipe, method and target do not share.
-
-    Those of the same recipe and method have the same ones named, so that they can be followed over the targets.
-    """
+    """The groups, with the settings that those of the same recipe and method do not share."""
     alike: dict[tuple[str, str], list[Group]] = {}
     for group in groups:
         alike.setdefault((group.recipe, group.method), []).append(group)
-    return [replace(group, settings=settings) for same in alike.values() for group, settings in _with_settings(same)]
-
-
-def _with_settings(groups: Sequence[Group]) -> list[tuple[Group, dict[str, str]]]:
-    trees = [_settings(group.runs[0]) for group in groups]
-    by_target: dict[str, list[int]] = {}
-    for index, group in enumerate(groups):
-        by_target.setdefault(repr(group.target), []).append(index)
-    apart: list[dict[str, str]] = [{} for _ in groups]
-    for indices in by_target.values():
-        for index, settings in zip(indices, settings_apart([trees[index] for index in indices]), strict=True):
-            apart[index] = settings
-    keys = dict.fromkeys(key for settings in apart for key in settings)
     return [
-        (group, {key: settings.get(key) or setting_text(tree, key) for key in keys})
-        for group, settings, tree in zip(groups, apart, trees, strict=True)
+        replace(group, settings=settings)
+        for same in alike.values()
+        for group, settings in zip(same, configurations([group.runs[0] for group in same]), strict=True)
     ]
 
 
-def _settings(run: ComparedRun) -> dict[str, Any]:
-    """Everything that decides the numbers of a run but its seed."""
-    recipe, start = run.recipe, run.start
-    tree = {key: value for key, value in recipe.resolved().items() if key not in WITHOUT_EFFECT}
-    in_force = options_in_force(recipe.method.name, recipe.method_defaults, recipe.method.options)
-    # With the defaults, so that an option that only one of two runs sets has a value in both.
-    tree["method"] = {"name": recipe.method.name, **default_options(recipe.method.name), **in_force}
-    if run.settings is not None:
-        tree["precision"] = run.settings.precision
-    return tree | {"weights": start.weights, "masks": start.masks, "step": start.step, "stop": start.stop}
+def _with_clear_targets(groups: Sequence[Group]) -> list[Group]:
+    """The groups, with targets in all their digits where the usual ones do not tell those of a configuration apart."""
+    clear = len({(*group.configuration, group.target_text) for group in groups}) == len(groups)
+    return list(groups) if clear else [replace(group, target_text=_in_full(group.target)) for group in groups]
+
+
+def _in_full(target: Any) -> str:
+    if target is None:
+        return ""
+    return f"{100 * target:.12g} %" if isinstance(target, float) else str(target)
 
 
 def _order(group: Group) -> tuple[Any, ...]:
@@ -297,15 +299,27 @@ def _order(group: Group) -> tuple[Any, ...]:
     return group.recipe, group.method != DENSE, number, group.target_text, position, group.name
 
 
-def _fronts(groups: Sequence[Group]) -> dict[str, tuple[int, ...]]:
+def _fronts(groups: Sequence[Group]) -> dict[str, tuple[tuple[int, ...], ...]]:
     shrunk = any(group.shrunk for group in groups)
-    costs = {
-        "sparsity": [group.kept_share if shrunk else 1 - group.sparsity.mean for group in groups],
-        "inference FLOPs": [group.inference_flops.mean for group in groups],
-        "training FLOPs": [group.training_flops.mean for group in groups],
+    networks: dict[Any, list[int]] = {}
+    for index, group in enumerate(groups):
+        networks.setdefault(group.network, []).append(index)
+    counted = [[index for index in members if STARTED not in groups[index].marks] for members in networks.values()]
+    return {
+        SIZE: _front_of_each(groups, networks.values(), lambda group: group.left(parameters=shrunk)),
+        INFERENCE: _front_of_each(groups, networks.values(), lambda group: group.inference_flops.mean),
+        TRAINING: _front_of_each(groups, counted, lambda group: group.training_flops.mean),
     }
-    accuracies = [group.accuracy.mean for group in groups]
-    return {name: tuple(pareto_front(list(zip(cost, accuracies, strict=True)))) for name, cost in costs.items()}
+
+
+def _front_of_each(
+    groups: Sequence[Group], networks: Iterable[Sequence[int]], cost: Callable[[Group], float]
+) -> tuple[tuple[int, ...], ...]:
+    fronts: list[tuple[int, ...]] = []
+    for members in networks:
+        points = [(cost(groups[index]), groups[index].accuracy.mean) for index in members]
+        fronts.append(tuple(members[place] for place in pareto_front(points)))
+    return tuple(fronts)
 
 
 def _notes(groups: Sequence[Group]) -> list[str]:
@@ -317,8 +331,11 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         for run in group.runs
         if (missed := run.missed_target())
     ]
-    if any(run.start.weights is not None for group in groups for run in group.runs):
-        notes.append("runs that start from weights of others have the training FLOPs of their own steps alone")
+    if any(STARTED in group.marks for group in groups):
+        notes.append(
+            "started: runs that began with weights or masks made elsewhere have the training FLOPs of their own steps "
+            "alone, and are on no Pareto front of training FLOPs"
+        )
     versions = _versions([run for group in groups for run in group.runs])
     if len(versions) > 1:
         found = "; ".join(f"{text} ({count} runs)" for text, count in versions.items())

@@ -63,7 +63,7 @@ def _matrix_sections(comparison: Comparison) -> list[Section]:
     if matrix is None:
         return []
     dense = [Paragraph(sentence) for sentence in dense_sentences(comparison)]
-    return [Section("Methods", [*dense, _as_block(matrix, "Accuracy in % by method and sparsity asked for")])]
+    return [Section("Methods", [*dense, _as_block(matrix, "Accuracy in % by method and what was asked for")])]
 
 
 def _result_blocks(comparison: Comparison) -> list[Block]:
@@ -72,7 +72,7 @@ def _result_blocks(comparison: Comparison) -> list[Block]:
 
 
 def _as_block(table: TextTable, caption: str) -> Table:
-    return Table(table.columns, table.rows, caption)
+    return Table(table.columns, table.rows, caption, table.numbers)
 
 
 def _runs_table(comparison: Comparison) -> Table:
@@ -91,7 +91,7 @@ def _runs_table(comparison: Comparison) -> Table:
         for run in group.runs
     ]
     columns = ["method", "asked for", "seed", "accuracy, %", "sparsity, %", "parameters left", "folder"]
-    return Table(columns, rows, "Every run")
+    return Table(columns, rows, "Every run", numbers=["asked for"])
 
 
 def _key_figures(comparison: Comparison) -> dict[str, KeyFigure]:
@@ -104,7 +104,7 @@ def _key_figures(comparison: Comparison) -> dict[str, KeyFigure]:
     if sparse:
         best = max(sparse, key=lambda group: group.accuracy.mean)
         figures["Most accurate sparse"] = KeyFigure(f"{spread(best.accuracy)} %", _named(best))
-    near = [group for group in sparse if len(dense) == 1 and _below(dense[0], group) <= NEAR_DENSE]
+    near = [group for group in sparse if len(dense) == 1 and _is_near(dense[0], group)]
     if near:
         smallest = min(near, key=lambda group: (group.kept_share, -group.accuracy.mean))
         figures[f"Smallest within {NEAR_DENSE:g} point of dense"] = KeyFigure(
@@ -113,8 +113,8 @@ def _key_figures(comparison: Comparison) -> dict[str, KeyFigure]:
     return figures
 
 
-def _below(dense: Group, group: Group) -> float:
-    return dense.accuracy.mean - group.accuracy.mean
+def _is_near(dense: Group, group: Group) -> bool:
+    return group.network == dense.network and dense.accuracy.mean - group.accuracy.mean <= NEAR_DENSE
 
 
 def _named(group: Group) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
 from sparsewright.report.comparison import Comparison, Group
-from sparsewright.report.comparison_table import row_name, spread
+from sparsewright.report.comparison_table import by_configuration, row_name, spread
 from sparsewright.report.cost_axis import CostAxis, cost_axes
 from sparsewright.report.error_axis import accuracy_axis, error_bars, error_of
 from sparsewright.report.page import Plot, Table
@@ -21,6 +20,7 @@ HEIGHT = 480
 _NAME_HEIGHT = 19
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
 _DASHES = ("solid", "dash", "dashdot")
+_DENSE_DASHES = ("dash", "longdashdot", "longdash")
 
 
 def comparison_plots(comparison: Comparison) -> list[Plot]:
@@ -33,37 +33,31 @@ def comparison_plots(comparison: Comparison) -> list[Plot]:
 
 def _plot(comparison: Comparison, sparse: Sequence[Group], axis: CostAxis) -> Plot:
     figure = go.Figure()
+    sparse = [group for group in sparse if axis.place(group) > 0]
     several = len({group.recipe for group in comparison.groups}) > 1
-    series = _series(sparse, several)
-    for index, (name, groups) in enumerate(series.items()):
-        figure.add_trace(_trace(name, groups, axis, index))
-    on_front = [comparison.groups[index] for index in comparison.fronts[axis.front]]
-    figure.add_trace(_front_trace([group for group in on_front if group.method != DENSE], axis))
-    for group in comparison.groups:
-        if group.method == DENSE:
-            _add_dense_line(figure, group, row_name(group, several), at_right=axis.reverse)
+    series = by_configuration(sparse)
+    for index, groups in enumerate(series):
+        figure.add_trace(_trace(row_name(groups[0], several), groups, axis, index))
+    fronts = [[comparison.groups[index] for index in front] for front in comparison.fronts[axis.front]]
+    figure.add_trace(_front_trace([[group for group in front if group in sparse] for front in fronts], axis))
+    dense = [group for group in comparison.groups if group.method == DENSE]
+    for index, group in enumerate(dense):
+        _add_dense_line(figure, group, row_name(group, several), index)
     figure.update_xaxes(_x_axis(sparse, axis))
     figure.update_yaxes(accuracy_axis(*_accuracies(comparison.groups)))
     # On a narrow page the names stand below one another.
-    names = _NAME_HEIGHT * len(series)
+    names = _NAME_HEIGHT * (len(series) + len(dense))
     figure.update_layout(
         height=HEIGHT + names // 2,
         hovermode="closest",
         legend={"itemclick": "toggle", "font": {"size": 12}, "maxheight": HEIGHT // 3 + names},
     )
+    else_ = "nothing else of the same network" if comparison.has_networks else "nothing else"
     note = (
-        f"{axis.note} Mean over the seeds, with bars of one standard deviation; rings are on the Pareto front: nothing "
-        "else that costs no more is as accurate."
+        f"{axis.note} Mean over the seeds, with bars of one standard deviation; rings are on the Pareto front: {else_} "
+        "that costs no more is as accurate."
     )
-    return Plot(f"Accuracy against {axis.front}", figure, note, _table(comparison, several, axis))
-
-
-def _series(groups: Sequence[Group], several_recipes: bool) -> dict[str, list[Group]]:
-    """The groups that differ in their target alone, which a line connects."""
-    series: dict[str, list[Group]] = {}
-    for group in groups:
-        series.setdefault(row_name(group, several_recipes), []).append(group)
-    return series
+    return Plot(f"Accuracy against {axis.name}", figure, note, _table(comparison, several, axis))
 
 
 def _trace(name: str, groups: Sequence[Group], axis: CostAxis, index: int) -> go.Scatter:
@@ -87,14 +81,18 @@ def _hover(group: Group, axis: CostAxis) -> list[str]:
     seeds = f"{len(group.seeds)} seed{'' if len(group.seeds) == 1 else 's'}"
     return [
         f"accuracy {spread(group.accuracy)} %, {seeds}",
-        f"{axis.front} {axis.text(axis.place(group))}{plain(asked)}",
+        f"{axis.name} {axis.text(axis.place(group))}{plain(asked)}",
     ]
 
 
-def _front_trace(groups: Sequence[Group], axis: CostAxis) -> go.Scatter:
+def _front_trace(fronts: Sequence[Sequence[Group]], axis: CostAxis) -> go.Scatter:
+    places: list[tuple[float | None, float | None]] = []
+    for groups in fronts:
+        # A gap: fronts of different networks are not connected.
+        places += [*((axis.place(group), error_of(group.accuracy.mean)) for group in groups), (None, None)]
     return go.Scatter(
-        x=[axis.place(group) for group in groups],
-        y=[error_of(group.accuracy.mean) for group in groups],
+        x=[x for x, _ in places[:-1]],
+        y=[y for _, y in places[:-1]],
         name="Pareto front",
         mode="lines+markers",
         line={"color": MUTED, "dash": "dot", "width": 1.5},
@@ -103,20 +101,13 @@ def _front_trace(groups: Sequence[Group], axis: CostAxis) -> go.Scatter:
     )
 
 
-def _add_dense_line(figure: go.Figure, group: Group, name: str, *, at_right: bool) -> None:
-    """A line with its name where the other lines are far below it: at the end with the least cost."""
+def _add_dense_line(figure: go.Figure, group: Group, name: str, index: int) -> None:
+    """A line from side to side; its name is in the legend, since others may be right beside it."""
     figure.add_hline(
         y=error_of(group.accuracy.mean),
-        line={"color": MUTED, "dash": "dash", "width": 1.5},
-        annotation={
-            # On a logarithmic axis plotly counts annotations in powers of ten, and shapes not.
-            "y": math.log10(error_of(group.accuracy.mean)),
-            "text": plain(f"{name} {spread(group.accuracy)}"),
-            "x": 1 if at_right else 0,
-            "xanchor": "right" if at_right else "left",
-            "yanchor": "bottom",
-            "font": {"size": 12},
-        },
+        line={"color": MUTED, "dash": _DENSE_DASHES[index % len(_DENSE_DASHES)], "width": 1.5},
+        name=plain(f"{name} {spread(group.accuracy)}"),
+        showlegend=True,
     )
 
 
@@ -142,8 +133,8 @@ def _table(comparison: Comparison, several: bool, axis: CostAxis) -> Table:
     for index, group in enumerate(comparison.groups):
         place = axis.place(group)
         shown = (100 * (1 - place) if axis.reverse else 100 * place) if percentages else place
-        on_front = "yes" if index in comparison.fronts[axis.front] else ""
+        on_front = "yes" if axis.front in comparison.fronts_of(index) else ""
         deviation = None if group.accuracy.deviation is None else round(group.accuracy.deviation, 3)
         rows.append([row_name(group, several), round(shown, 4), round(group.accuracy.mean, 3), deviation, on_front])
     columns = ["method", axis.column, "accuracy, %", "standard deviation", "on the Pareto front"]
-    return Table(columns, rows, f"Accuracy against {axis.front}")
+    return Table(columns, rows, f"Accuracy against {axis.name}")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sparsewright.formats import flops, percent
-from sparsewright.report.comparison import Comparison, Group, Spread
+from sparsewright.report.comparison import INFERENCE, SIZE, TRAINING, Comparison, Group, Spread
+from sparsewright.report.run_facts import published_sentence
 from sparsewright.training.method_options import DENSE
 
-FRONT_LETTERS = {"sparsity": "S", "inference FLOPs": "I", "training FLOPs": "T"}
+FRONT_LETTERS = {SIZE: "S", INFERENCE: "I", TRAINING: "T"}
 """How the table calls the Pareto fronts."""
 
 
@@ -45,17 +48,26 @@ def comparison_table(comparison: Comparison) -> TextTable:
 
 
 def accuracy_matrix(comparison: Comparison) -> TextTable | None:
-    """Accuracy by method and target; None where it would be a single row or column."""
+    """Accuracy by configuration and target; None where it would be a single row or column."""
     sparse = [group for group in comparison.groups if group.target is not None]
     targets = list(dict.fromkeys(group.target_text for group in sparse))
-    cells: dict[str, dict[str, str]] = {}
     several = len({group.recipe for group in comparison.groups}) > 1
-    for group in sparse:
-        cells.setdefault(row_name(group, several), {})[group.target_text] = spread(group.accuracy)
-    if len(targets) < 2 or len(cells) < 2:
+    lines = by_configuration(sparse)
+    if len(targets) < 2 or len(lines) < 2:
         return None
-    rows = tuple((name, *(row.get(target, "") for target in targets)) for name, row in cells.items())
-    return TextTable(("method", *targets), rows, tuple(targets))
+    rows: list[tuple[str, ...]] = []
+    for groups in lines:
+        cells = {group.target_text: spread(group.accuracy) for group in groups}
+        rows.append((row_name(groups[0], several), *(cells.get(target, "") for target in targets)))
+    return TextTable(("method", *targets), tuple(rows), tuple(targets))
+
+
+def by_configuration(groups: Iterable[Group]) -> list[list[Group]]:
+    """Those that differ in their target alone together, in the order of their first."""
+    lines: dict[tuple[Any, ...], list[Group]] = {}
+    for group in groups:
+        lines.setdefault(group.configuration, []).append(group)
+    return list(lines.values())
 
 
 def dense_sentences(comparison: Comparison) -> list[str]:
@@ -70,19 +82,17 @@ def dense_sentences(comparison: Comparison) -> list[str]:
 
 def published_sentences(comparison: Comparison) -> list[str]:
     """Where published numbers come from, and what was not as they have it."""
-    sentences: dict[str, None] = {}
-    for group in comparison.groups:
-        if (published := group.published) is not None:
-            changed = f"; ours has another {', '.join(published.changed)}" if published.changed else ""
-            sentences[f"published {published.accuracy:.2f} %: {published.source}{changed}"] = None
-    return list(sentences)
+    found = [group.published for group in comparison.groups if group.published is not None]
+    return list(dict.fromkeys(map(published_sentence, found)))
 
 
 def comparison_remarks(comparison: Comparison) -> list[str]:
     """What the table needs to be read right, and what is not in it."""
-    letters = ", ".join(f"{letter} {name}" for name, letter in FRONT_LETTERS.items())
+    names = {SIZE: "parameters left" if comparison.has_shrunk else "sparsity"}
+    letters = ", ".join(f"{letter} {names.get(front, front)}" for front, letter in FRONT_LETTERS.items())
+    of_network = " of its network" if comparison.has_networks else ""
     return [
-        f"On the Pareto front of accuracy, by the means, against: {letters}.",
+        f"On the Pareto front{of_network} of accuracy, by the means, against: {letters}.",
         *published_sentences(comparison),
         *comparison.notes,
         *left_out_sentences(comparison),
@@ -95,8 +105,12 @@ def left_out_sentences(comparison: Comparison) -> list[str]:
 
 
 def comparison_records(comparison: Comparison) -> list[dict[str, str | float | int | None]]:
-    """One record for each group, all with the same keys; accuracy in per cent, sparsity as a fraction."""
-    return [_record(comparison, index) for index in range(len(comparison.groups))]
+    """One record for each group, all with the same keys; accuracy in per cent, sparsity as a fraction.
+
+    Each setting that tells groups apart has a key of its own, empty for the groups of other methods.
+    """
+    settings = list(dict.fromkeys(key for group in comparison.groups for key in group.settings))
+    return [_record(comparison, index, settings) for index in range(len(comparison.groups))]
 
 
 def row_name(group: Group, with_recipe: bool) -> str:
@@ -142,21 +156,21 @@ def _flops(sparse: Spread, dense: float) -> str:
     return f"{flops(sparse.mean)} ({percent(sparse.mean / dense)})" if dense else flops(sparse.mean)
 
 
-def _record(comparison: Comparison, index: int) -> dict[str, str | float | int | None]:
+def _record(comparison: Comparison, index: int, settings: Sequence[str]) -> dict[str, str | float | int | None]:
     group = comparison.groups[index]
     return {
         "images": comparison.images,
         "recipe": group.recipe,
         "method": group.method,
-        "settings": _joined([f"{key}={value}" for key, value in group.settings.items()]),
-        "target_sparsity": group.target if isinstance(group.target, float) else group.target_text or None,
+        **{f"setting:{key}": group.settings.get(key) for key in settings},
+        "target_sparsity": None if group.target is None else json.dumps(group.target),
         "seeds": _joined(group.seeds),
         "accuracy_mean": group.accuracy.mean,
         "accuracy_std": group.accuracy.deviation,
         "sparsity_mean": group.sparsity.mean,
         "sparsity_std": group.sparsity.deviation,
         "shrunk": int(group.shrunk),
-        "kept_parameters": group.kept.mean,
+        "kept_parameters": round(group.kept.mean),
         "dense_parameters": group.dense_parameters,
         "inference_flops": group.inference_flops.mean,
         "inference_flops_dense": group.dense_inference_flops,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sparsewright.formats import flops
-from sparsewright.report.comparison import Comparison, Group
+from sparsewright.report.comparison import INFERENCE, SIZE, STARTED, TRAINING, Comparison, Group
 from sparsewright.report.log_ticks import log_ticks
 
 _FEWEST_APART = 0.055
@@ -22,17 +22,19 @@ class CostAxis:
     """An axis with a logarithmic scale.
 
     Attributes:
-        front: the name of its Pareto front in ``Comparison.fronts``.
+        front: the name of its Pareto fronts in ``Comparison.fronts``.
+        name: what is on it, in words.
         title: of the axis.
         note: one sentence on what is shown.
         column: the title of the same numbers in a table.
         reverse: whether less cost is to the right, as with sparsity.
-        place: where a group is on it, above 0.
+        place: where a group is on it; 0 for one that did not train, which has no place on it.
         text: how its place is written.
         ticks: the places to label.
     """
 
     front: str
+    name: str
     title: str
     note: str
     column: str
@@ -43,12 +45,17 @@ class CostAxis:
 
 
 def cost_axes(comparison: Comparison, shown: Sequence[Group]) -> list[CostAxis]:
-    """The axes for the plots of some groups: what was removed, and the FLOPs of inference and of training."""
-    return [
+    """The axes for the plots of some groups: what was removed, and the FLOPs of inference and of training, if any."""
+    trained = [group for group in shown if group.training_flops.mean > 0]
+    axes = [
         _removal_axis(comparison, shown),
-        _flops_axis(comparison, shown, "inference", lambda group: group.inference_flops.mean),
-        _flops_axis(comparison, shown, "training", lambda group: group.training_flops.mean),
+        _flops_axis(shown, INFERENCE, lambda group: (group.inference_flops.mean, group.dense_inference_flops)),
     ]
+    if trained:
+        axes.append(
+            _flops_axis(trained, TRAINING, lambda group: (group.training_flops.mean, group.dense_training_flops))
+        )
+    return axes
 
 
 def _removal_axis(comparison: Comparison, shown: Sequence[Group]) -> CostAxis:
@@ -56,10 +63,11 @@ def _removal_axis(comparison: Comparison, shown: Sequence[Group]) -> CostAxis:
     what = "parameters removed" if shrunk else "sparsity"
 
     def left(group: Group) -> float:
-        return group.kept_share if shrunk else 1 - group.sparsity.mean
+        return group.left(parameters=shrunk)
 
     return CostAxis(
-        front="sparsity",
+        front=SIZE,
+        name=what,
         title=f"{what} (logarithmic in what is left)",
         note="Parameters that are masked or taken out, of those of the dense network."
         if shrunk
@@ -73,26 +81,31 @@ def _removal_axis(comparison: Comparison, shown: Sequence[Group]) -> CostAxis:
 
 
 def _flops_axis(
-    comparison: Comparison, shown: Sequence[Group], kind: str, sparse: Callable[[Group], float]
+    shown: Sequence[Group], front: str, sparse_and_dense: Callable[[Group], tuple[float, float]]
 ) -> CostAxis:
-    dense = [getattr(group, f"dense_{kind}_flops") for group in comparison.groups]
+    dense = [sparse_and_dense(group)[1] for group in shown]
     # Runs of different networks or lengths have no dense network in common to be a part of. A method with a length of
     # its own may end some steps earlier.
-    whole = max(dense) if max(dense) <= _NEARLY * min(dense) else None
-    per = "of one image" if kind == "inference" else "of all training steps"
+    in_percent = 0 < max(dense) <= _NEARLY * min(dense)
 
     def place(group: Group) -> float:
-        return sparse(group) / whole if whole else sparse(group)
+        sparse, whole = sparse_and_dense(group)
+        return sparse / whole if in_percent and sparse else sparse
 
     places = [place(group) for group in shown]
+    per = "of one image" if front == INFERENCE else "of all training steps"
+    started = front == TRAINING and any(STARTED in group.marks for group in shown)
+    without = " What began with weights or masks made elsewhere has those of its own steps alone, and no ring."
     return CostAxis(
-        front=f"{kind} FLOPs",
-        title=f"{kind} FLOPs, of the dense network's" if whole else f"{kind} FLOPs",
-        note=f"The FLOPs {per} with the zeros that masks hold left out, as the RigL paper counts them.",
-        column=f"{kind} FLOPs, %" if whole else f"{kind} FLOPs",
+        front=front,
+        name=front,
+        title=f"{front}, of the dense network's" if in_percent else front,
+        note=f"The FLOPs {per} with the zeros that masks hold left out, as the RigL paper counts them."
+        + (without if started else ""),
+        column=f"{front}, %" if in_percent else front,
         reverse=False,
         place=place,
-        text=(lambda place: f"{100 * place:.3g} %") if whole else lambda place: flops(place).replace(".00", ""),
+        text=(lambda place: f"{100 * place:.3g} %") if in_percent else lambda place: flops(place).replace(".00", ""),
         ticks=tuple(log_ticks(min(places), max(places))),
     )
 

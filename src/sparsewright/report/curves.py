@@ -37,19 +37,32 @@ def curves_section(run: RunData) -> Section:
 
 
 def _figure(run: RunData, axis: TimeAxis) -> go.Figure:
-    figure = go.Figure()
+    figure = go.Figure(_measured_traces(run))
+    figure.add_trace(_sparsity_trace(run).update(yaxis="y3"))
+    rate = _trace(run.lines, "lr", "learning rate", {"color": SERIES[5]}, ".3g")
+    figure.add_trace(rate.update(yaxis="y4"))
+    _lay_out_panels(figure)
+    axis.apply(figure)
+    return figure
+
+
+def _measured_traces(run: RunData) -> list[go.Scatter]:
+    """Loss and accuracy on the images trained on and on the others."""
+    traces: list[go.Scatter] = []
     for part, images, line in (
         ("train", "training", {"color": SERIES[1], "dash": "dash"}),
         ("test", run.tested_on, {"color": SERIES[0]}),
     ):
         loss = _trace(run.lines, f"{part}_loss", f"{images} loss", line, ".4f")
         accuracy = _trace(run.lines, f"{part}_accuracy", f"{images} accuracy", line, ".2f")
-        figure.add_traces([loss, accuracy.update(yaxis="y2")])
         # A line in the legend for both panels, in words that fit both.
-        figure.add_trace(go.Scatter(x=[None], y=[None], name=f"{images} images", mode="lines", line=line))
-    figure.add_trace(_sparsity_trace(run).update(yaxis="y3"))
-    rate = _trace(run.lines, "lr", "learning rate", {"color": SERIES[5]}, ".3g")
-    figure.add_trace(rate.update(yaxis="y4"))
+        legend = go.Scatter(x=[None], y=[None], name=f"{images} images", mode="lines", line=line)
+        traces += [loss, accuracy.update(yaxis="y2"), legend]
+    return traces
+
+
+def _lay_out_panels(figure: go.Figure) -> None:
+    """The panels below each other, each with its name, on one axis of time."""
     height = (1 - _GAP * (len(_PANELS) - 1)) / len(_PANELS)
     bottoms = [max(1 - height - index * (height + _GAP), 0) for index in range(len(_PANELS))]
     for number, bottom in enumerate(bottoms, start=1):
@@ -58,8 +71,6 @@ def _figure(run: RunData, axis: TimeAxis) -> go.Figure:
     titles = [panel_title(name, bottom + height) for name, bottom in zip(_PANELS, bottoms, strict=True)]
     figure.update_layout(height=HEIGHT, annotations=titles, legend={"x": 1, "xanchor": "right", "y": 1})
     figure.update_xaxes(anchor=f"y{len(_PANELS)}")
-    axis.apply(figure)
-    return figure
 
 
 def _shrinks(line: Mapping[str, Any]) -> bool:

@@ -12,12 +12,15 @@ from sparsewright.report.page import Block, Choice, Paragraph, Plot, Section, Ta
 from sparsewright.report.palette import SERIES
 from sparsewright.report.pixels import pixel_plot
 from sparsewright.report.run_data import RunData
+from sparsewright.training.masks_file import MASKS
 
 BINS = 61
 """Bars of a histogram; an odd number has one around zero."""
 
 MOST_LAYERS = 60
 """So many layers have a histogram of their own, which bounds the size of the page."""
+
+_WITHOUT_MASKS = f"The run folder has no {MASKS}, so every weight that is zero counts as pruned here."
 
 
 def weights_section(run: RunData) -> Section:
@@ -28,7 +31,8 @@ def weights_section(run: RunData) -> Section:
     kept = kept_weights(run)
     if not kept:
         return Section(title, [Paragraph("The network has no Linear, convolution or attention weights.")])
-    blocks: list[Block] = [_choice(kept) if len(kept) > 1 else _plot("the only layer", next(iter(kept.values())))]
+    blocks: list[Block] = [Paragraph(_WITHOUT_MASKS)] if run.masks_missing else []
+    blocks.append(_choice(kept) if len(kept) > 1 else _plot("the only layer", next(iter(kept.values()))))
     if len(kept) > MOST_LAYERS:
         blocks.append(Paragraph(f"Of {len(kept)} layers, the first {MOST_LAYERS} have a histogram of their own."))
     picture = pixel_plot(run)

@@ -8,7 +8,6 @@ from typing import Any
 from sparsewright.formats import flops, percent, ratios, seconds
 from sparsewright.report.page import KeyFigure
 from sparsewright.report.run_data import RunData
-from sparsewright.training.method_options import DENSE
 
 
 def key_figures(run: RunData) -> dict[str, KeyFigure]:
@@ -17,12 +16,14 @@ def key_figures(run: RunData) -> dict[str, KeyFigure]:
 
 
 def _finished(run: RunData, summary: Mapping[str, Any]) -> dict[str, KeyFigure]:
-    figures = {f"{run.tested_on.capitalize()} accuracy": _accuracy(run, summary), **_size(summary)}
+    figures = {f"{run.tested_on.capitalize()} accuracy": _accuracy(run, summary), **_size(run, summary)}
     for kind, per in (("inference", " per image"), ("training", "")):
         dense, sparse = summary.get(f"{kind}_flops_dense"), summary.get(f"{kind}_flops_sparse")
         if dense and sparse is not None:
-            note = f"of dense: {flops(sparse)} of {flops(dense)}{per}"
-            figures[f"{kind.capitalize()} FLOPs"] = KeyFigure(percent(sparse / dense), note)
+            notes = [f"of dense: {flops(sparse)} of {flops(dense)}{per}"]
+            if kind == "training" and run.uncounted_start:
+                notes.append(f"what the {run.uncounted_start} it started from cost is not counted")
+            figures[f"{kind.capitalize()} FLOPs"] = KeyFigure(percent(sparse / dense), "; ".join(notes))
     if summary.get("shrunk") and summary.get("theoretical_speedup"):
         figures["Speed-up in theory"] = KeyFigure(f"{summary['theoretical_speedup']:.2f}x", "ratio of inference FLOPs")
     figures["Trained for"] = KeyFigure(seconds(summary["train_seconds"]), _length(summary["epochs"], summary["steps"]))
@@ -36,20 +37,22 @@ def _accuracy(run: RunData, summary: Mapping[str, Any]) -> KeyFigure:
     if summary.get("test_accuracy_before_pruning") is not None:
         notes.append(f"{summary['test_accuracy_before_pruning']:.2f} % before pruning")
     if run.published is not None:
-        notes.append(f"published: {run.published.accuracy:.2f} %")
+        changed = run.published.changed
+        apart = f", with another {', '.join(changed)}" if changed else ""
+        notes.append(f"published{apart}: {run.published.accuracy:.2f} %")
     return KeyFigure(f"{summary['test_accuracy']:.2f} %", "; ".join(notes))
 
 
-def _size(summary: Mapping[str, Any]) -> dict[str, KeyFigure]:
+def _size(run: RunData, summary: Mapping[str, Any]) -> dict[str, KeyFigure]:
     if summary.get("shrunk"):
-        left, dense = summary["parameters"], summary["parameters_dense"]
-        asked = f"asked for ratios {ratios(summary['target_sparsity'])}" if summary["target_sparsity"] else ""
+        left, dense = summary["parameters"], summary.get("parameters_dense", summary["parameters"])
+        asked = f"; asked for ratios {ratios(run.target)}" if run.target else ""
         removed = KeyFigure(percent(1 - left / dense), "with whole filters or channels")
-        figures = {"Parameters removed": removed, "Parameters": KeyFigure(f"{left:,}", f"of {dense:,}; {asked}")}
+        figures = {"Parameters removed": removed, "Parameters": KeyFigure(f"{left:,}", f"of {dense:,}{asked}")}
         if summary["sparsity"]:
             figures["Sparsity of the rest"] = KeyFigure(percent(summary["sparsity"]), "zeros that masks hold")
         return figures
-    asked = "dense" if summary["method"] == DENSE else f"asked for {ratios(summary['target_sparsity'])}"
+    asked = "dense" if run.target is None else f"asked for {ratios(run.target)}"
     return {
         "Sparsity": KeyFigure(percent(summary["sparsity"]), asked),
         "Parameters": KeyFigure(f"{summary['nonzero_parameters']:,}", f"non-zero of {summary['parameters']:,}"),
@@ -61,9 +64,12 @@ def _so_far(run: RunData) -> dict[str, KeyFigure]:
     if not line:
         return {"State": KeyFigure("not finished", "no epoch has ended yet")}
     spent = sum(line["seconds"] for line in run.lines)
+    accuracy = line.get("test_accuracy")
     return {
         "State": KeyFigure("not finished", f"in stage {line['stage']}"),
-        f"{run.tested_on.capitalize()} accuracy": KeyFigure(f"{line['test_accuracy']:.2f} %", "so far"),
+        f"{run.tested_on.capitalize()} accuracy": KeyFigure(
+            "not measured" if accuracy is None else f"{accuracy:.2f} %", "so far"
+        ),
         "Sparsity": KeyFigure(percent(line["sparsity"]), "so far"),
         "Trained for": KeyFigure(seconds(spent), _length(line["epoch"], line["step"])),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 
 _NARROW, _WIDE = 5.0, 1000.0
 """Ratios of the end of an axis to its start: below the one equal steps are used, above the other powers of ten."""
@@ -21,7 +22,8 @@ def log_ticks(low: float, high: float, steps: int = 4) -> list[float]:
         return [float(f"{index * step:.6g}") for index in range(first, last + 1)]
     digits = (1, 2, 5) if high / low < _WIDE else (1,)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [float(f"{digit}e{power}") for power in powers for digit in digits]
+    ticks = [float(f"{digit}e{power}") for power in powers for digit in digits]
+    return ticks[max(bisect_right(ticks, low) - 1, 0) : bisect_left(ticks, high) + 1]
 
 
 def _round_step(wanted: float) -> float:

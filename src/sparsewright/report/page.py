@@ -91,13 +91,9 @@ def format_cell(cell: Cell) -> str:
     return f"{cell:,.0f}" if 10_000 <= abs(cell) < 1e15 else f"{cell:.4g}"
 
 
-def _key_figure(value: str | KeyFigure) -> KeyFigure:
-    return value if isinstance(value, KeyFigure) else KeyFigure(value)
-
-
 def _is_numeric(table: Table, column: int) -> bool:
     cells = [row[column] for row in table.rows if row[column] is not None]
-    return bool(cells) and not any(isinstance(cell, str) for cell in cells)
+    return table.columns[column] in table.numbers or (bool(cells) and not any(isinstance(cell, str) for cell in cells))
 
 
 def _kind(block: Block) -> str:

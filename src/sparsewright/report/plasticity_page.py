@@ -30,7 +30,9 @@ def write_plasticity_page(result: PlasticityResult, file: Path) -> Path:
 
 def _headline(result: PlasticityResult) -> dict[str, KeyFigure]:
     last = result.moments[-1]
-    figures = {"base accuracy": KeyFigure(f"{last.accuracy.mean:.2f} %", f"after epoch {last.epoch}")}
+    figures = {
+        "base, last moment": KeyFigure(f"{last.accuracy.mean:.2f} %", f"after epoch {last.epoch} of {result.epochs}")
+    }
     measured = [(cell.change.mean, cell) for cell in result.cells if cell.change is not None]
     for name, regrows in (("largest loss", False), ("with regrowth", True)):
         changes = [(mean, cell) for mean, cell in measured if RULES[cell.rule].regrows == regrows]
@@ -51,7 +53,7 @@ def _over_the_run(result: PlasticityResult) -> Section:
     )
     note = (
         "Change of accuracy against the unpruned twin by the epoch of pruning; dotted where each layer grew as many "
-        "connections as it had lost, dashed upright where the learning rate drops between two moments"
+        "connections as it had lost, dashed upright where the learning rate drops to half or less between two moments"
         + ("; bars are the standard deviation over seeds." if len(result.seeds) > 1 else ".")
     )
     columns = ["rule", *(moment_title(moment) for moment in result.moments)]

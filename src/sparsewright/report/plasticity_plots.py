@@ -16,6 +16,8 @@ _COLOURS = dict(zip(("uniform", "global", "structured"), SERIES, strict=False))
 # A part of the scale of colours on which text is easy to read in both themes; a test measures it.
 SCALE = [[index / 4, colour] for index, colour in enumerate(LIGHT.diverging[1:-1])]
 STRONGEST = 2 / 3
+DROP = 0.5
+"""Times this or less between two moments, the learning rate has dropped; a smooth schedule has no line to mark."""
 
 
 def moment_title(moment: PlasticityMoment) -> str:
@@ -24,7 +26,7 @@ def moment_title(moment: PlasticityMoment) -> str:
 
 
 def change_figure(result: PlasticityResult, rate: float) -> go.Figure:
-    """Change against the twin at each moment, a line for each rule; learning-rate drops between moments are marked."""
+    """Change against the twin at each moment, a line for each rule, with marks where the learning rate drops."""
     figure = go.Figure()
     for name in result.rules:
         cells = [result.cell(moment.epoch, name, rate) for moment in result.moments]
@@ -46,7 +48,7 @@ def change_figure(result: PlasticityResult, rate: float) -> go.Figure:
             )
         )
     for before, after in zip(result.moments, result.moments[1:], strict=False):
-        if before.learning_rate != after.learning_rate:
+        if after.learning_rate <= DROP * before.learning_rate:
             figure.add_vline(x=(before.epoch + after.epoch) / 2, line={"color": MUTED, "dash": "dash", "width": 1})
     figure.add_hline(y=0, line={"color": MUTED, "width": 1})
     figure.update_layout(
@@ -122,4 +124,4 @@ def _root(change: float) -> float:
 
 def _limit(result: PlasticityResult) -> float:
     """The largest change of the whole study, in points, at least one tenth."""
-    return max(0.1, *(abs(cell.change.mean) for cell in result.cells if cell.change is not None), 0.1)
+    return max([0.1, *(abs(cell.change.mean) for cell in result.cells if cell.change is not None)])

@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from sparsewright.masks import MaskSet
+from sparsewright.report.record_checks import check_layer_log, check_metrics, check_settings, check_summary
+from sparsewright.report.run_facts import asked_for, last_sparse_stage, published_number, uncounted_start
 from sparsewright.training import LoadedRun, Recipe, load_masks, load_recipe, load_run, read_metrics
 from sparsewright.training.folder import METRICS, RECIPE, SETTINGS, SUMMARY, RunSettings, read_settings, read_summary
 from sparsewright.training.layer_log import LayerLog, read_layer_log
 from sparsewright.training.masks_file import MASKS
 from sparsewright.training.method_options import DENSE
 from sparsewright.training.published_results import Published
+from sparsewright.training.start import NO_START
 
-_NEEDED = ("method", "target_sparsity", "sparsity", "test_accuracy", "epochs", "steps", "parameters", "train_seconds")
+_NEEDED = (
+    *("method", "target_sparsity", "sparsity", "test_accuracy", "epochs", "steps"),
+    *("parameters", "nonzero_parameters", "train_seconds"),
+)
 """What summary.json has had since the first version."""
 
 
@@ -31,7 +37,7 @@ class RunData:
         lines: metrics, one per epoch and one per prune, shrink or evaluate stage; empty before the first.
         log: of topology and ranks.
         loaded: the final network; None while the run is not finished.
-        masks: the final masks; None where the run ended without.
+        masks: the final masks; None where the run is not finished, or ended without.
     """
 
     folder: Path
@@ -49,6 +55,11 @@ class RunData:
         return self.loaded.summary if self.loaded is not None else None
 
     @property
+    def masks_missing(self) -> bool:
+        """Whether the run ended with masks that are not in its folder any more."""
+        return self.masks is None and self.summary is not None and self.summary["sparsity"] > 0
+
+    @property
     def last_line(self) -> Mapping[str, Any]:
         """The newest metrics; empty before the first."""
         return self.lines[-1] if self.lines else {}
@@ -58,14 +69,23 @@ class RunData:
         """What makes, or made, the network sparse."""
         if self.summary is not None:
             return str(self.summary["method"])
-        sparse = [stage.method.name for stage in self.recipe.resolved_stages() if stage.needs_sparsity]
-        return sparse[-1] if sparse else DENSE
+        stage = last_sparse_stage(self.recipe)
+        return DENSE if stage is None else stage.method.name
+
+    @property
+    def target(self) -> Any:
+        """The sparsity that was asked for: a number, or ratios by pattern or stage; None for dense."""
+        return asked_for(self.recipe, self.summary)
 
     @property
     def published(self) -> Published | None:
         """The number from the literature that the recipe names for this method and sparsity."""
-        target = self.recipe.sparsity
-        return self.recipe.published_for(self.method, target if isinstance(target, float) else None)
+        return published_number(self.recipe, self.method, self.target)
+
+    @property
+    def uncounted_start(self) -> str:
+        """What it began with that its training FLOPs leave out, such as "weights and masks"; empty for nothing."""
+        return uncounted_start(self.recipe, self.settings.start if self.settings is not None else NO_START)
 
     @property
     def tested_on(self) -> str:
@@ -86,8 +106,8 @@ def read_run(folder: Path) -> RunData:
         raise FileNotFoundError(f"{folder} holds no run: there is no {RECIPE} in it")
     finished = (folder / SUMMARY).is_file()
     if finished:
-        _check_summary(folder)
-    return RunData(
+        check_summary(folder, read_summary(folder), _NEEDED)
+    run = RunData(
         folder=folder,
         recipe=load_recipe(str(folder / RECIPE)),
         recipe_text=(folder / RECIPE).read_text(encoding="utf-8"),
@@ -97,9 +117,8 @@ def read_run(folder: Path) -> RunData:
         loaded=load_run(folder) if finished else None,
         masks=load_masks(folder / MASKS) if finished and (folder / MASKS).is_file() else None,
     )
-
-
-def _check_summary(folder: Path) -> None:
-    summary = read_summary(folder)
-    if missing := [key for key in _NEEDED if key not in summary]:
-        raise ValueError(f"{folder / SUMMARY} has no {missing[0]}: it is damaged, or of another version")
+    check_metrics(folder, run.lines)
+    check_layer_log(folder, run.log)
+    if run.settings is not None:
+        check_settings(folder, run.settings)
+    return run

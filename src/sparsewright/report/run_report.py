@@ -60,8 +60,8 @@ def _title(run: RunData) -> str:
 
 def _subtitle(run: RunData) -> str:
     parts = [f"run folder {run.folder.resolve().name}"]
-    if run.method != DENSE and run.recipe.sparsity is not None:
-        parts.append(f"asked for {ratios(run.recipe.sparsity)}")
+    if run.target is not None:
+        parts.append(f"asked for {ratios(run.target)}")
     if run.settings is not None:
         parts.append(f"seed {run.settings.seed}")
     if run.summary is None:

@@ -15,15 +15,6 @@ def settings_apart(trees: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     return apart
 
 
-def setting_text(tree: Mapping[str, Any], key: str) -> str:
-    """The value at a dotted key of a tree of settings as text."""
-    value: Any = tree
-    for part in key.split("."):
-        children = _children([value])
-        value = {str(name): child for name, child in children[0].items()}.get(part, NOT_SET) if children else NOT_SET
-    return _short_text(value)
-
-
 def _compare(prefix: str, values: list[Any], apart: list[dict[str, str]]) -> None:
     if all(value == values[0] for value in values):
         return

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from sparsewright.report.page import Block, Code, Pairs, Paragraph, Section
 from sparsewright.report.run_data import RunData
+from sparsewright.report.run_facts import published_sentence
 
 
 def settings_section(run: RunData) -> Section:
     """The recipe as it was resolved, what was set besides it, and the versions."""
     blocks: list[Block] = [Pairs({**_settings(run), **_versions(run)})]
-    source = run.recipe.published_for(
-        run.method, run.recipe.sparsity if isinstance(run.recipe.sparsity, float) else None
-    )
-    if source is not None:
-        blocks.append(Paragraph(f"Published: {source.accuracy:.2f} % ({source.source})."))
+    if run.published is not None:
+        blocks.append(Paragraph(f"{published_sentence(run.published)}."))
     blocks.append(Paragraph("The recipe with everything that it inherits, as recipe.yaml in the run folder has it:"))
     blocks.append(Code(run.recipe_text.rstrip("\n"), "recipe"))
     return Section("Recipe and versions", blocks)

@@ -29,7 +29,8 @@ def topology_section(run: RunData) -> Section:
     if any(sum(line.dropped) or sum(line.grown) for line in lines):
         blocks += [_turnover_plot(segments, axis), _exploration_plot(segments, axis)]
     else:
-        blocks.append(Paragraph("The same connections were kept from the start to the end: none was dropped or grown."))
+        until = "so far" if run.summary is None else "from the start to the end"
+        blocks.append(Paragraph(f"The same connections were kept {until}: none was dropped or grown."))
     blocks.append(_layer_table(lines[-1]))
     return Section(title, blocks)
 

@@ -12,6 +12,9 @@ import signal
 import threading
 import time
 
+# Here, so that no interruption falls into its import.
+from sparsewright.__main__ import main as command_line
+
 STANDARD_INPUT = 0
 PATIENCE_SECONDS = 30.0
 """For an interruption that waits for a long operation outside Python, before the process is ended at once."""
@@ -22,8 +25,6 @@ def main() -> None:
     # A shell that starts a job in the background lets it ignore interruptions, and its children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_interrupt_when_alone, daemon=True).start()
-    from sparsewright.__main__ import main as command_line
-
     command_line()
 
 

@@ -28,7 +28,7 @@ def parse_axes(settings: Sequence[str]) -> tuple[Axis, ...]:
     """Reads ``key=value`` and ``key=a,b,c``; without a ``seed`` there is the one seed 0, which comes last.
 
     Raises:
-        RecipeError: it is not of that form, a key or a value of it is there twice, or a value is empty.
+        RecipeError: it is not of that form, a key or a value of it is there twice, or a value is missing.
     """
     axes: dict[str, Axis] = {}
     for text in settings:
@@ -72,8 +72,9 @@ def _parse_axis(text: str) -> Axis:
     if not equals or not key:
         raise RecipeError(f"a setting is written key=value, or key=a,b,c for several, got {text!r}")
     values = split_values(written)
-    if len(values) > 1 and not all(values):
-        raise RecipeError(f"{text}: a value is missing beside a comma")
+    if not all(values):
+        where = "beside a comma" if len(values) > 1 else "after the ="
+        raise RecipeError(f"{text}: a value is missing {where}")
     twice = [value for index, value in enumerate(values) if value in values[:index]]
     if twice:
         raise RecipeError(f"{text}: the value {twice[0]} is there twice")

@@ -41,7 +41,6 @@ class LocalWorkers:
         environment = {_VISIBLE: self._gpus[slot % len(self._gpus)]} if len(self._gpus) > 1 else {}
         arguments = train_arguments(self._sweep, cell, self._options)
         self._slots[slot] = (cell, RunProcess(arguments, cell.folder, self._options.threads, environment))
-
         self._begun.append(cell)
 
     def begun(self) -> list[Cell]:

@@ -79,8 +79,8 @@ def plan_sweep(recipe: str, settings: Sequence[str], root: Path | None = None) -
             digest at the end of its folder's name.
 
     Raises:
-        RecipeError: the grid is not well-formed, or the recipe does not take a combination, which is named.
-        ValueError, TypeError: a seed is none.
+        RecipeError: the grid is not well-formed, a seed is none, there is no such recipe or it is wrong by itself, or
+            it does not take a combination, which is named.
     """
     axes = parse_axes(settings)
     several_methods = any(axis.key in _METHOD and len(axis.values) > 1 for axis in axes)
@@ -99,14 +99,32 @@ def plan_sweep(recipe: str, settings: Sequence[str], root: Path | None = None) -
 
 def _make_cell(name: str, combination: Mapping[str, str], root: Path | None, several_methods: bool) -> Cell:
     settings = {key: value for key, value in combination.items() if key != SEED}
-    seed = check_seed(parse_yaml(combination[SEED]))
+    seed = _read_seed(combination[SEED])
     try:
         recipe, settings, overrides = _load(name, settings, several_methods)
     except RecipeError as error:
+        if str(error) == _problem_without_settings(name):
+            raise
         raise RecipeError(f"{_as_text(combination)}: {error}") from error
     digest = run_digest(recipe, seed)
     folder = root if root is not None else Path("runs") / f"sweep-{recipe.name.replace('/', '-')}"
     return Cell(settings, overrides, seed, recipe, digest, _run_folder(folder, settings, seed, digest))
+
+
+def _read_seed(written: str) -> int:
+    try:
+        return check_seed(parse_yaml(written))
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{SEED}={written}: {error}; several seeds are written {SEED}=0,1,2") from error
+
+
+def _problem_without_settings(name: str) -> str | None:
+    """What is wrong with the recipe whatever the combination; None if nothing is."""
+    try:
+        load_recipe(name)
+    except RecipeError as error:
+        return str(error)
+    return None
 
 
 def _load(name: str, settings: dict[str, str], several_methods: bool) -> tuple[Recipe, dict[str, str], tuple[str, ...]]:

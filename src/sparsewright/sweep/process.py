@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparsewright.sweep.plan import Cell, Sweep
+from sparsewright.training.folder import LOG
 
-LOG = "train.log"
 _ERROR = "error: "
 
 
@@ -121,7 +121,7 @@ class RunProcess:
         errors = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
         if errors:
             return errors[-1]
-        how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        how = f"ended by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
         if how.endswith("SIGKILL"):
             how += ", which is how a system without memory left ends processes"
         return f"{how}: {lines[-1]}" if lines else how
@@ -144,6 +144,14 @@ def stop_all(processes: Sequence[RunProcess], patience: float) -> None:
         for process in processes:
             if not process.ended():
                 process.kill()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        # Real-time signals have no name of their own.
+        return f"signal {number}"
 
 
 def _threads(count: int) -> dict[str, str]:

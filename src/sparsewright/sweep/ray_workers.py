@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from sparsewright.files import write_text
+from sparsewright.sweep import local
 from sparsewright.sweep.plan import Cell, Sweep
-from sparsewright.sweep.process import LOG, RunOptions, RunProcess, stop_all, train_arguments
+from sparsewright.sweep.process import RunOptions, RunProcess, stop_all, train_arguments
+from sparsewright.training.folder import LOG
 
 PATIENCE_SECONDS = 30.0
-"""For runs to end that were asked to."""
+"""For tasks to end that were cancelled, each of which gives its run ``local.PATIENCE_SECONDS`` of them."""
 
 POLL_SECONDS = 0.5
 _QUIET = {
@@ -119,7 +121,10 @@ class RayWorkers:
         try:
             return self._ray.get(task)
         except self._ray.exceptions.RayError as error:
-            return f"Ray lost it: {str(error).strip().splitlines()[-1]}"
+            lines = str(error).split("\n")
+            return (
+                f"Ray lost it: {next((line.strip() for line in reversed(lines) if line.strip()), type(error).__name__)}"
+            )
 
     def _warn_without_room(self, gpus: int) -> None:
         most = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
@@ -144,7 +149,7 @@ def carry_out(arguments: list[str], folder: Path, threads: int, token: Path) -> 
             pass
     finally:
         if not process.ended():
-            stop_all([process], PATIENCE_SECONDS)
+            stop_all([process], local.PATIENCE_SECONDS)
     return process.problem()
 
 

@@ -85,5 +85,9 @@ def _start_what_fits(statuses: Sequence[RunStatus], workers: Workers, handed_ove
         if is_elsewhere(status.cell.folder):
             status.state = State.ELSEWHERE
             continue
-        workers.start(status.cell)
         handed_over.add(status.cell.digest)
+        try:
+            workers.start(status.cell)
+        except OSError as error:
+            # A folder that cannot be made, or no process more: the other runs may still do.
+            status.end(f"it could not be started: {error}")

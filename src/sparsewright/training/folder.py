@@ -33,6 +33,8 @@ BOARD = "tensorboard"
 WANDB = "wandb"
 REPORT = "report.html"
 KEPT = "checkpoints"
+LOG = "train.log"
+"""What a run of a sweep printed."""
 
 LoggerName = Literal["tensorboard", "wandb", "none"]
 

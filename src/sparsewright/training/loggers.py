@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast, get_args
@@ -61,12 +62,27 @@ def check_logger(name: str) -> LoggerName:
     return cast(LoggerName, name)
 
 
-def open_logger(name: LoggerName, facts: RunFacts) -> Logger | None:
-    """The logger of a run; None for "none", and for TensorBoard, with a sentence, where it is not installed.
+@contextmanager
+def opened_logger(name: LoggerName, facts: RunFacts) -> Iterator[Logger | None]:
+    """The logger of a run, closed however the run ends.
+
+    None for "none", and for TensorBoard, with a sentence, where it is not installed.
 
     Raises:
         RuntimeError: Weights & Biases cannot start.
+        ValueError: the file that names the run of Weights & Biases is damaged.
     """
+    logger = _open(name, facts)
+    failed = True
+    try:
+        yield logger
+        failed = False
+    finally:
+        if logger is not None:
+            logger.close(failed=failed)
+
+
+def _open(name: LoggerName, facts: RunFacts) -> Logger | None:
     if name == "none":
         return None
     return _WandbLogger(facts) if name == "wandb" else _open_tensorboard(facts)
@@ -134,7 +150,10 @@ class _WandbLogger:
 
 def _run_id(path: Path) -> str:
     if path.is_file():
-        return str(json.loads(path.read_text(encoding="utf-8"))["id"])
+        try:
+            return str(json.loads(path.read_text(encoding="utf-8"))["id"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged; delete it to log to a new run of Weights & Biases") from error
     name = secrets.token_hex(4)
     write_text(path, json.dumps({"id": name}) + "\n")
     return name

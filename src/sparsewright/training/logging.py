@@ -71,8 +71,6 @@ class Reporter:
     ) -> None:
         if self._live is not None:
             self._live.stop()
-        if self._logger is not None:
-            self._logger.close(failed=error is not None)
 
     def start_epoch(self, stage: str, epoch: int, epochs: int, sparsity: float) -> None:
         """Announces epoch ``epoch`` of ``epochs`` in ``stage``."""

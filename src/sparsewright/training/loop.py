@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from sparsewright.data import Loader
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 Batch = tuple[Tensor, Tensor]
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
 from torch import nn
 
 from sparsewright.analysis import layer_table, table_totals
@@ -18,6 +17,9 @@ from sparsewright.training.published_model import build_published
 from sparsewright.training.published_weights import PublishedWeights, read_published
 from sparsewright.training.scoring import score
 from sparsewright.training.weight_match import WeightMatch
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 BATCH_SIZE = 64
 MOST_WORKERS = 8

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
 from torch import nn
 
 from sparsewright.analysis.flops import layer_flops
@@ -46,7 +45,7 @@ from sparsewright.training.kept_checkpoints import check_kept, check_kept_files,
 from sparsewright.training.launch import deterministic, launch, own_threads, resolve_device, without_noise
 from sparsewright.training.layer_log import LayerRecorder
 from sparsewright.training.loaded_run import LoadedRun, load_run
-from sparsewright.training.loggers import Logger, RunFacts, check_logger, open_logger
+from sparsewright.training.loggers import Logger, RunFacts, check_logger, opened_logger
 from sparsewright.training.logging import Reporter
 from sparsewright.training.loop import evaluate_model
 from sparsewright.training.masks_file import MASKS, save_masks
@@ -67,6 +66,9 @@ from sparsewright.training.summary import build_summary
 from sparsewright.training.untrained import warn_of_untrained
 from sparsewright.training.weights import save_weights
 from sparsewright.training.zeros import zero_fraction
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 
 @dataclass(frozen=True)
@@ -254,15 +256,18 @@ def _train_in_folder(fabric: Fabric, job: _Job) -> dict[str, Any]:
         fabric.barrier()
     check_kept(job.folder, job.keep, len(data.train), total_steps, progress.total_steps)
     layers = LayerRecorder(job.folder if first_rank else None, total_steps, progress.layers)
-    with Reporter(
-        job.folder if first_rank else None,
-        total_steps,
-        title=job.recipe.name,
-        done_steps=progress.total_steps,
-        lines=progress.metrics,
-        logger=_open_logger(job, progress) if first_rank else None,
-        quiet=job.quiet,
-    ) as reporter:
+    with (
+        _opened_logger(job, progress) if first_rank else nullcontext() as logger,
+        Reporter(
+            job.folder if first_rank else None,
+            total_steps,
+            title=job.recipe.name,
+            done_steps=progress.total_steps,
+            lines=progress.metrics,
+            logger=logger,
+            quiet=job.quiet,
+        ) as reporter,
+    ):
 
         def save(optimizer: Mapping[str, Any] | None, sparsifier: Mapping[str, Any] | None) -> None:
             progress.layers = layers.state_dict()
@@ -298,10 +303,10 @@ def _train_in_folder(fabric: Fabric, job: _Job) -> dict[str, Any]:
     return summary
 
 
-def _open_logger(job: _Job, progress: Progress) -> Logger | None:
+def _opened_logger(job: _Job, progress: Progress) -> AbstractContextManager[Logger | None]:
     settings = {**job.recipe.resolved(), "seed": job.seed, "precision": job.precision, "device": job.device}
     facts = RunFacts(job.folder, job.folder.resolve().name, settings, epochs=progress.total_epochs)
-    return open_logger(job.logger, facts)
+    return opened_logger(job.logger, facts)
 
 
 def _begin_or_resume(

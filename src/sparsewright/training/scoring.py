@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from sparsewright.data.evaluation import EvaluationImages
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 TOP = 5
 

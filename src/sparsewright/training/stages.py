@@ -7,10 +7,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 import sparsewright as sw
@@ -33,6 +32,9 @@ from sparsewright.training.recipe import Recipe, Stage, StageKind
 from sparsewright.training.shrinking import DenseNetwork, example_images, remember_groups, shrink_network
 from sparsewright.training.stage_errors import named_stage
 from sparsewright.training.zeros import zero_fraction
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 
 @dataclass
