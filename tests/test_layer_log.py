@@ -197,5 +197,5 @@ def test_a_lost_file_begins_anew_and_a_cut_line_is_left_out(tmp_path: Path) -> N
 @pytest.mark.parametrize("text", ["nothing\n", '{"kind": "topology", "step": 1}\n', "[1]\n"])
 def test_a_damaged_file_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / LAYERS).write_text(text)
-    with pytest.raises(ValueError, match=r"layers\.jsonl is damaged or was not written"):
+    with pytest.raises(ValueError, match=r"line 1 of .*layers\.jsonl is damaged or was not written"):
         read_layer_log(tmp_path)

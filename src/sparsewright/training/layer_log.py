@@ -176,8 +176,9 @@ def read_layer_log(folder: Path) -> LayerLog:
     if not path.is_file():
         return log
     layers: dict[str, Any] = {}
+    number = 0
     try:
-        for text in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
             if not text.endswith("\n"):
                 break
             line = json.loads(text)
@@ -188,7 +189,7 @@ def read_layer_log(folder: Path) -> LayerLog:
             else:
                 log.topology.append(_topology_line(line, layers))
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged or was not written by sparsewright train") from error
+        raise ValueError(f"line {number} of {path} is damaged or was not written by sparsewright train") from error
     return log
 
 
