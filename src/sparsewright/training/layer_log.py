@@ -178,7 +178,8 @@ def read_layer_log(folder: Path) -> LayerLog:
     layers: dict[str, Any] = {}
     number = 0
     try:
-        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+        for text in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            number += 1
             if not text.endswith("\n"):
                 break
             line = json.loads(text)
