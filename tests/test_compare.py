@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import statistics
 from pathlib import Path
 
 import pytest
-from compared_runs import change_json, change_recipe, copy_run, train_runs
+from compared_runs import RECIPE, SETTINGS, change_json, change_recipe, copy_run, train_runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
@@ -26,7 +27,8 @@ from sparsewright.report.log_ticks import log_ticks
 from sparsewright.report.pareto import pareto_front
 from sparsewright.report.run_facts import uncounted_start
 from sparsewright.report.settings_apart import settings_apart
-from sparsewright.training import load_recipe
+from sparsewright.report.twin_lines import twin_lines
+from sparsewright.training import load_recipe, train
 from sparsewright.training.folder import read_summary
 from sparsewright.training.recipe import ModelSettings
 from sparsewright.training.start import NO_START
@@ -235,7 +237,7 @@ def test_versions_and_devices_that_differ_are_marked(granet: list[Path], tmp_pat
     change_json(other / "run.json", device="cuda")
     comparison = compare_runs([*granet, other])
     assert comparison.groups[0].marks == ("versions", "devices")
-    assert any("torch 0.1 (1 runs)" in note for note in comparison.notes)
+    assert any("torch 0.1 (1 run)" in note for note in comparison.notes)
 
 
 # Targets.
@@ -318,8 +320,9 @@ def test_runs_that_are_not_finished_are_named_and_left_out(granet: list[Path], t
     assert reasons[0] == "it is not finished"
     assert "train.log" in reasons[1]
     assert "damaged" in reasons[2]
-    assert reasons[3].startswith(f"{foreign / 'summary.json'} has no method")
+    assert reasons[3].startswith("summary.json has no method")
     told = compare(tmp_path).stdout
+    assert told.startswith("1 run of digits/lenet300")
     assert f"left out: {begun}, it is not finished" in told
 
 
@@ -330,18 +333,33 @@ def test_runs_that_are_not_finished_are_named_and_left_out(granet: list[Path], t
         ("summary.json", {"layers": ["fc1"]}),
         ("summary.json", {"target_sparsity": "0.9"}),
         ("summary.json", {"kept_parameters": None}),
+        ("summary.json", {"test_accuracy": float("nan")}),
+        ("summary.json", {"training_flops_sparse": float("inf")}),
         ("run.json", {"start": {"step": "first"}}),
     ],
 )
-def test_values_of_another_type_leave_a_run_out_by_name(
+def test_values_of_another_type_and_no_number_leave_a_run_out_by_name(
     granet: list[Path], tmp_path: Path, name: str, values: dict
 ) -> None:
     damaged = copy_run(granet[0], tmp_path / "damaged")
     change_json(damaged / name, **values)
     comparison = compare_runs([damaged, granet[1]])
     (item,) = comparison.left_out
-    assert item.reason.startswith(f"{damaged / name} is damaged: {next(iter(values))}")
+    assert item.reason.startswith(f"{name} is damaged: {next(iter(values))}")
     assert [group.seeds for group in comparison.groups] == [(1,)]
+
+
+def test_runs_that_were_to_stop_on_the_way_are_named_and_left_out(granet: list[Path], tmp_path: Path) -> None:
+    recipe = load_recipe(RECIPE, SETTINGS)
+    for stop in (None, 10):
+        folder = tmp_path / f"stop-{stop}"
+        train(recipe, out=folder, stop=stop, device="cpu", quiet=True, download=False, logger="none")
+    comparison = compare_runs([tmp_path, granet[0]])
+    assert sorted(group.method for group in comparison.groups) == ["dense", "granet"]
+    assert group_of(comparison, "dense").name == "dense"
+    (item,) = comparison.left_out
+    assert item.folder == tmp_path / "stop-10"
+    assert "stop before step 10" in item.reason
 
 
 def test_without_any_finished_run_there_is_nothing_to_compare(granet: list[Path], tmp_path: Path) -> None:
@@ -444,11 +462,18 @@ def test_the_tables_show_every_group_and_the_methods_by_sparsity(runs: Path) -> 
     result = compare(runs)
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    assert "7 runs of digits/lenet300 on digits, test images" in lines[0]
+    assert "7 runs of digits/lenet300 with duration=2ep method_defaults.update_interval=4 on digits, test" in lines[0]
     matrix = next(line for line in lines if line.split()[:1] == ["rigl"])
     comparison = compare_runs([runs])
     assert [f"{group_of(comparison, 'rigl', target).accuracy.mean:.2f}" for target in (0.9, 0.98)] == matrix.split()[1:]
     assert sum("<3 seeds" in line for line in lines) == 3
+
+
+def test_settings_that_not_all_runs_share_are_not_said_of_all(granet: list[Path], tmp_path: Path) -> None:
+    longer = change_recipe(copy_run(granet[0], tmp_path / "longer"), duration="3ep")
+    assert compare_runs([granet[0], longer]).settings_text == "method_defaults.update_interval=4"
+    unknown = change_recipe(copy_run(granet[1], tmp_path / "unknown"), name="mine")
+    assert compare_runs([unknown]).settings == {}
 
 
 def test_markdown_tables_have_as_many_cells_in_every_row(runs: Path, granet: list[Path], tmp_path: Path) -> None:
@@ -534,16 +559,26 @@ def test_of_nearly_the_same_cost_the_better_one_is_on_the_front() -> None:
     assert pareto_front([(1.0, 99.0), (0.999, 70.0), (0.9, 80.0)]) == [2, 0]
 
 
-@given(low=POSITIVE, ratio=st.floats(1, 1e5))
-def test_an_axis_has_a_few_round_labels_in_its_range(low: float, ratio: float) -> None:
+@given(low=POSITIVE, ratio=st.floats(1, 1e5), dense=st.booleans())
+def test_an_axis_has_a_few_round_labels_in_its_range(low: float, ratio: float, dense: bool) -> None:
     high = low * ratio
-    ticks = log_ticks(low, high)
+    ticks = log_ticks(low, high, dense=dense)
     assert ticks == sorted(set(ticks))
     assert all(float(f"{tick:.3g}") == tick or ratio < 1.01 for tick in ticks)
-    assert 1 <= len(ticks) <= 12
+    assert 1 <= len(ticks) <= 14
     assert len(ticks) > 1 or ratio < 1.1
     assert ticks[0] <= high * 1.2
     assert ticks[-1] >= low
+
+
+def test_lines_that_lie_on_others_are_found_and_said(granet: list[Path], tmp_path: Path) -> None:
+    one, far = [(0.0, 1.0), (1.0, 2.0)], [(0.0, 3.0), (1.0, 4.0)]
+    assert twin_lines([one, far, [(0.0, 1.01), (1.0, 2.01)], one[:1]]) == {2: 0}
+    again = change_recipe(copy_run(granet[0], tmp_path / "again"), optimizer={"name": "sgd", "lr": 0.3})
+    plot, *_ = comparison_plots(compare_runs([granet[0], granet[1], granet[2], again]))
+    assert "lies on" not in plot.note
+    plot, *_ = comparison_plots(compare_runs([granet[0], again]))
+    assert re.search(r" granet lr=0\.\d .*lies on granet lr=0\.\d ", plot.note)
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.none() | st.floats(0, 30)), min_size=1, max_size=8))

@@ -17,20 +17,22 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from toys import OddNet, backward, odd_batch
 from typer.testing import CliRunner
-from waiting import wait_for
+from waiting import interrupted_when, wait_for
 
 import sparsewright as sw
 from sparsewright.analysis.plasticity import RULES, pruned_masks, regrown_masks
 from sparsewright.cli import app
-from sparsewright.plasticity import BranchResult, PlasticityResult, study_plasticity
+from sparsewright.plasticity import BranchResult, PlasticityResult, Spread, study_plasticity, whole_study
 from sparsewright.plasticity.branch import BranchJob, run_branch
 from sparsewright.plasticity.layout import branch_file
 from sparsewright.plasticity.moments import Moment, moment_epochs
-from sparsewright.plasticity.plan import Branch, plan_study
+from sparsewright.plasticity.plan import Branch, PlasticityPlan, plan_study
 from sparsewright.plasticity.pruning import loss_gradients, prune
 from sparsewright.plasticity.result import summarise
 from sparsewright.plasticity.workers import run_all
-from sparsewright.training import load_recipe
+from sparsewright.report.plasticity_page import write_plasticity_page
+from sparsewright.training import load_recipe, train
+from sparsewright.training.duration import Duration
 from sparsewright.training.folder import RunFolderError
 from sparsewright.training.recipe import Recipe
 
@@ -179,6 +181,14 @@ def test_moments_are_sorted_and_a_last_part_of_an_epoch_leaves_the_one_before() 
     assert moment_epochs(["2ep"], 2.5) == [2]
 
 
+@given(epochs=st.floats(1.01, 200))
+def test_the_usual_moments_suit_a_run_of_any_length(epochs: float) -> None:
+    found = moment_epochs(None, epochs)
+    assert found == sorted(set(found))
+    assert all(1 <= epoch < epochs for epoch in found)
+    assert epochs < 10 or found == moment_epochs(["20%", "45%", "55%", "90%"], epochs)
+
+
 @pytest.mark.parametrize(
     ("at", "epochs", "part"),
     [
@@ -190,7 +200,8 @@ def test_moments_are_sorted_and_a_last_part_of_an_epoch_leaves_the_one_before() 
         (["100it"], 4, "'100it'"),
         (["half"], 4, "'half'"),
         (["50%", "2ep"], 4, "both fall on the end of epoch 2"),
-        (["50%"], 1, "1 epochs"),
+        (["1ep", "1ep"], 4, "the moment 1ep is given twice"),
+        (["50%"], 1, "the run has 1 epoch,"),
     ],
 )
 def test_moments_that_are_none_are_refused(at: list[str], epochs: float, part: str) -> None:
@@ -314,6 +325,50 @@ def test_a_lost_checkpoint_of_a_second_base_is_named(tmp_path: Path) -> None:
         study(tmp_path, at=["1ep"])
 
 
+def test_the_record_and_the_page_hold_what_earlier_calls_asked_for(tmp_path: Path) -> None:
+    """Calls that have no moment, rate, seed or horizon in common."""
+    first = study(tmp_path, rules=["prune_global"], at=["1ep"], rates=[0.5], seeds=[0, 2])
+    second = study(tmp_path, rules=["prune_uniform"], at=["2ep"], rates=[0.9], seeds=[1], horizon="5it")
+    assert [(cell.rule, cell.epoch, list(cell.changes)) for cell in second.cells] == [("prune_uniform", 2, [1])]
+    record = json.loads((tmp_path / "plasticity.json").read_text())
+    assert (record["seeds"], record["rates"], record["horizons"]) == ([0, 1, 2], [0.5, 0.9], {"5it": 5, "1ep": 23})
+    for result in (first, second):
+        asked = json.loads(json.dumps(result.as_dict()))
+        for part in ("moments", "cells", "branches"):
+            assert all(entry in record[part] for entry in asked[part])
+        for rule, rate in ((cell.rule, cell.rate) for cell in result.cells):
+            assert whole_study(second).mean_changes(rule, rate) == result.mean_changes(rule, rate)
+    assert len(record["branches"]) == len(first.branches) + len(second.branches)
+
+    page = write_plasticity_page(whole_study(second), tmp_path / "plasticity.html").read_text()
+    for result in (first, second):
+        change = result.cells[0].change
+        assert change is not None
+        assert f"{change.mean:+.2f}" in page
+    assert page.count("All branches, trained on for 5it") >= 1
+
+
+def test_a_mean_over_moments_is_taken_seed_by_seed() -> None:
+    plan = PlasticityPlan(recipe(), 92, 23, (), (), (), Duration(1, "ep"), 23, ())
+    losses = {(1, 0): 1.0, (2, 0): 3.0, (1, 1): 4.0, (2, 1): 8.0}
+    branches = [
+        BranchResult(seed, epoch, 23 * epoch, 0.1, 23, rule, rate, 0.9, 90.0, 80.0, 95.0 - lost, 1.0)
+        for (epoch, seed), loss in losses.items()
+        for rule, rate, lost in ((None, None, 0.0), ("prune_global", 0.9, loss))
+    ]
+    assert summarise(plan, branches, Path()).mean_changes("prune_global", 0.9) == {0.1: Spread(-4.0, 8**0.5)}
+
+
+def test_a_folder_of_other_runs_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "one"
+    train(recipe("duration=1ep"), out=run, device="cpu", quiet=True, logger="none")
+    for folder in (tmp_path / "runs", run):
+        with pytest.raises(RunFolderError, match=rf"{folder} is no folder of a study: {run} is a run"):
+            study(folder)
+    with pytest.raises(RunFolderError, match=r"run\.json is a file and not a folder; choose another folder"):
+        study(run / "run.json")
+
+
 def test_a_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
     study(tmp_path, rules=["prune_global"])
     with pytest.raises(RunFolderError, match=r"optimizer\.lr is 0\.1 there .* another folder for the study with --out"):
@@ -353,7 +408,7 @@ def test_a_branch_that_diverges_is_a_result(finished: PlasticityResult, tmp_path
     result = summarise(plan, [twin, lost], tmp_path)
     cell = result.cell(1, "prune_global", 0.9)
     assert (cell.accuracy, cell.change, cell.gain, cell.diverged) == (None, None, None, 1)
-    assert result.mean_change("prune_global", 0.9, plan.moments[0].learning_rate) is None
+    assert result.mean_changes("prune_global", 0.9) == {0.1: None}
 
 
 @pytest.mark.parametrize(
@@ -363,7 +418,8 @@ def test_a_branch_that_diverges_is_a_result(finished: PlasticityResult, tmp_path
         ({"rules": []}, "at least one rule"),
         ({"rules": ["prune_global", "prune_global"]}, "given twice"),
         ({"rates": [1.0]}, "above 0 and below 1"),
-        ({"rates": [0]}, "above 0"),
+        ({"rates": [0]}, "above 0 and below 1"),
+        ({"rates": ["0.5"]}, "above 0 and below 1"),
         ({"rates": [0.5, 0.5]}, "rate 0.5 is given twice"),
         ({"rates": [0.9999]}, "min_kept_per_layer"),
         ({"horizon": "0ep"}, "less than one optimizer step"),
@@ -417,7 +473,7 @@ def test_the_command_prints_tables_and_writes_the_page(tmp_path: Path) -> None:
         "--at",
         "2ep",
         "--rates",
-        "0.5,0.9",
+        "50%,0.9",
         "--rules",
         "prune_and_grow_global, prune_global",
         "--horizon",
@@ -444,6 +500,9 @@ def test_the_command_prints_tables_and_writes_the_page(tmp_path: Path) -> None:
         (("--seed", "0,a"), "--seed"),
         (("--at", "100%"), "before the last"),
         (("--jobs", "0"), "--jobs"),
+        (("--rates", "150%"), "above 0 and below 1, got 1.5"),
+        (("seed=0,1",), "--seed 0,1"),
+        (("optimizer.lr=0.1,0.2",), "one value of optimizer.lr, and sweep takes several"),
         (("--at", "1ep", "--horizon", "2"), "horizon"),
         (("method=rigl", "sparsity=0.5"), "one dense train stage"),
     ],
@@ -455,6 +514,19 @@ def test_bad_options_end_in_one_sentence(tmp_path: Path, options: tuple[str, ...
     assert line.startswith("error: ")
     assert part in line
     assert not (tmp_path / "study").exists()
+
+
+def test_an_interrupted_study_says_how_far_it_is(tmp_path: Path) -> None:
+    first = invoke("--at", "2ep", "--rates", "0.5", "--rules", "prune_global", "--out", tmp_path, "--horizon", "5it")
+    assert first.exit_code == 0, first.output
+    more = ("--at", "2ep,3ep", "--rates", "0.5,0.9", "--rules", "prune_global", "--out", tmp_path, "--horizon", "5it")
+    branches = tmp_path / "seed-0" / "branches"
+    with interrupted_when(lambda: (branches / "step-69" / "twin-5it.json").is_file()):
+        result = invoke(*more)
+    assert result.exit_code == 130, result.output
+    done = len(list(branches.rglob("*.json")))
+    assert 4 <= done < 6
+    assert f"{done} of 6 branches are done; the same command trains the others" in result.stderr
 
 
 @pytest.mark.slow

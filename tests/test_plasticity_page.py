@@ -63,7 +63,10 @@ def cells_of(page: str) -> list[list[str]]:
     """The rows of all tables, as the texts of their cells."""
     rows = re.findall(r"<tr>(.*?)</tr>", page, flags=re.DOTALL)
     return [
-        [re.sub(r"<[^>]*>", "", cell).strip() for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)]
+        [
+            re.sub(r"<[^>]*>", "", cell).replace("\xa0", " ").strip()
+            for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)
+        ]
         for row in rows
     ]
 
@@ -93,14 +96,15 @@ def test_heat_maps_follow_the_theme_and_have_every_number(tmp_path: Path) -> Non
 def test_every_cell_is_in_the_table_of_all_branches(tmp_path: Path) -> None:
     result = made_up((0, 1), diverged=True)
     page = write_plasticity_page(result, tmp_path / "plasticity.html")
-    rows = {tuple(row[:3]): row for row in cells_of(page.read_text()) if len(row) == 8}
+    rows = {tuple(row[:3]): row for row in cells_of(page.read_text()) if len(row) == 9}
     for cell in result.cells:
         row = rows[cell.rule, f"{cell.rate:g}", str(cell.epoch)]
-        assert row[3] == f"{100 * cell.sparsity:.2f} %"
+        assert row[3] == "2"
+        assert row[4] == f"{100 * cell.sparsity:.2f} %"
         if cell.change is None:
-            assert row[5:] == ["diverged", "diverged", "diverged"]
+            assert row[6:] == ["diverged", "diverged", "diverged"]
         else:
-            assert row[6] == f"{cell.change.mean:+.2f} ± {cell.change.deviation:.2f}"
+            assert row[7] == f"{cell.change.mean:+.2f} ± {cell.change.deviation:.2f}"
 
 
 def test_names_cannot_break_the_page(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ import sparsewright.report
 from sparsewright.cli import app
 from sparsewright.report import write_run_report
 from sparsewright.report.histograms import BINS, histogram, kept_weights
+from sparsewright.report.layers import layers_section
 from sparsewright.report.page import (
     MISSING,
     Choice,
@@ -35,6 +36,7 @@ from sparsewright.report.page import (
     Section,
     Table,
     format_cell,
+    format_column,
     write_page,
 )
 from sparsewright.report.palette import DARK, LIGHT, Theme
@@ -137,10 +139,10 @@ def test_headline_and_curves_are_those_of_the_run(granet_run: Path) -> None:
     summary = json.loads((granet_run / "summary.json").read_text())
     assert f"Test accuracy {summary['test_accuracy']:.2f} %" in page.text
     assert "Sparsity 90.00 % asked for 90.00 %" in page.text
-    assert f"{summary['nonzero_parameters']:,} non-zero of {summary['parameters']:,}" in page.text
+    assert f"Parameters {summary['kept_parameters']:,} kept of {summary['parameters']:,}" in page.text
     curves = page.figures["Loss, accuracy and sparsity over training"]
     steps = [line["step"] for line in lines]
-    for name, key in (("training loss", "train_loss"), ("test accuracy", "test_accuracy"), ("learning rate", "lr")):
+    for name, key in (("training loss", "train_loss"), ("test accuracy", "test_accuracy")):
         trace = _trace(curves, name)
         assert trace["x"] == steps
         assert trace["y"] == [line[key] for line in lines]
@@ -152,9 +154,13 @@ def test_layers_and_weights_are_counted_on_the_masks(granet_run: Path) -> None:
     page, masks = _page(granet_run), load_masks(granet_run / "masks.safetensors")
     (bars,) = page.figures["Sparsity per layer"]["data"]
     assert bars["y"] == list(LAYERS)
-    nonzero = [weights for weights, _ in bars["customdata"]]
     kept = {name: int(mask.sum()) for name, mask in masks.items()}
-    assert all(found <= expected for found, expected in zip(nonzero, kept.values(), strict=True))
+    assert [left for left, _ in bars["customdata"]] == [kept[f"{name}.weight"] for name in LAYERS]
+    total = sum(weights for _, weights in bars["customdata"])
+    mean = sum(share * weights for share, (_, weights) in zip(bars["x"], bars["customdata"], strict=True)) / total
+    assert mean == pytest.approx(90, abs=0.001)
+    flops = page.figures["Share of inference FLOPs per layer"]["data"][1]["x"]
+    assert flops == pytest.approx([100 * kept[f"{name}.weight"] / sum(kept.values()) for name in LAYERS])
     for name in LAYERS:
         (histogram_of_layer,) = page.figures[f"Kept weights of {name}"]["data"]
         assert sum(histogram_of_layer["y"]) == kept[f"{name}.weight"]
@@ -162,6 +168,46 @@ def test_layers_and_weights_are_counted_on_the_masks(granet_run: Path) -> None:
     assert sum(map(sum, pixels["z"])) == kept["fc1.weight"]
     shares = page.figures["Share of inference FLOPs per layer"]["data"]
     assert [sum(trace["x"]) for trace in shares] == pytest.approx([100, 100])
+
+
+def test_zeros_among_the_kept_are_said_separately(rigl_run: Path, tmp_path: Path) -> None:
+    kept = json.loads((rigl_run / "summary.json").read_text())["kept_parameters"]
+    folder = copy_run(rigl_run, tmp_path / "run", nonzero_parameters=kept - 7)
+    assert f"Parameters {kept:,} kept of 50,610; 7 of them are zero" in _page(folder).text
+    run = read_run(folder)
+    assert run.loaded is not None
+    assert run.masks is not None
+    weight = run.loaded.model.get_parameter("fc1.weight")
+    before = int(((weight == 0) & run.masks["fc1.weight"]).sum())
+    places = run.masks["fc1.weight"].logical_and(weight != 0).nonzero()[:7]
+    with torch.no_grad():
+        weight[tuple(places.T)] = 0
+    plot = layers_section(run).blocks[0]
+    assert isinstance(plot, Plot)
+    assert plot.table is not None
+    counts = {row[0]: row[3:5] for row in plot.table.rows}
+    assert counts["fc1"] == [int(run.masks["fc1.weight"].sum()), before + 7]
+    assert "are exactly zero, as new connections are" in plot.note
+
+
+def test_the_learning_rate_is_that_of_every_step(granet_run: Path, tmp_path: Path) -> None:
+    lines = read_metrics(granet_run)
+    steps = [0, *(line["step"] for line in lines)]
+    rate = _trace(_page(granet_run).figures["Loss, accuracy and sparsity over training"], "learning rate")
+    assert (rate["x"][0], rate["x"][-1], rate["line"]["shape"]) == (0, steps[-1], "hv")
+    assert rate["y"][-1] == pytest.approx(lines[-1]["lr"])
+    milestones = [round(share * steps[-1]) for share in (0.5, 0.75)]
+    drawn = dict(zip(rate["x"], rate["y"], strict=True))
+    for count, milestone in enumerate(milestones):
+        assert drawn[milestone - 1] == pytest.approx(0.1 * 0.1**count)
+        assert drawn[milestone] == pytest.approx(0.1 * 0.1 ** (count + 1))
+    # Rates that the recipe does not give are drawn as they were logged, each for its epoch.
+    folder = copy_run(granet_run, tmp_path / "other")
+    logged = [line | {"lr": 0.3 / number} for number, line in enumerate(lines, start=1)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in logged))
+    rate = _trace(_page(folder).figures["Loss, accuracy and sparsity over training"], "learning rate")
+    assert rate["x"] == steps
+    assert rate["y"] == [*(line["lr"] for line in logged), logged[-1]["lr"]]
 
 
 def test_topology_adds_up_to_what_was_logged(rigl_run: Path) -> None:
@@ -213,9 +259,13 @@ def test_an_unfinished_run_is_shown_as_far_as_it_is(unfinished_run: Path) -> Non
     assert "Weights and FLOPs of the layers are shown once the run is finished." in page.text
     assert len(_trace(page.figures["Loss, accuracy and sparsity over training"], "test loss")["x"]) == 2
     assert "Survival and exploration" in page.figures
+    assert "2 of 4 epochs, 46 of 92 steps" in page.text
     for name in ("metrics.jsonl", "layers.jsonl"):
         (unfinished_run / name).unlink()
-    assert "no epoch has ended yet" in _page(unfinished_run).text
+    text = _page(unfinished_run).text
+    assert "no epoch has ended yet" in text
+    assert "Nothing has been logged about connections yet." in text
+    assert "No ranks have been logged yet." in text
 
 
 def test_pages_need_nothing_else_and_stay_small(granet_run: Path) -> None:
@@ -343,6 +393,21 @@ def test_cells_are_written_for_people(cell: str | float | None, shown: str) -> N
     assert format_cell(cell) == shown
 
 
+@pytest.mark.parametrize(
+    ("cells", "shown"),
+    [
+        ([98.2, 98.25, None], ["98.20", "98.25", MISSING]),
+        ([0.1, 0.001], ["0.100", "0.001"]),
+        ([2.303, 0.05012], ["2.3030", "0.0501"]),
+        ([0.1, 0.00012], ["0.1", "0.00012"]),
+        ([1e-6, 0.5], ["1e-06", "0.5"]),
+        ([1, "2.5", 2.5], ["1", "2.5", "2.5"]),
+    ],
+)
+def test_numbers_of_a_column_have_the_same_decimals(cells: list[str | float | None], shown: list[str]) -> None:
+    assert format_column(cells) == shown
+
+
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
 def test_colours_are_told_apart_by_everybody(theme: Theme) -> None:
     for surface in (theme.background, theme.surface):
@@ -407,13 +472,22 @@ def test_the_command_writes_where_it_is_told(granet_run: Path, tmp_path: Path) -
     assert _invoke("report", granet_run, "--out", tmp_path / "page.txt").exit_code == 2
 
 
-@pytest.mark.parametrize(("name", "part"), [("absent", "there is no run folder"), ("empty", "holds no run")])
+@pytest.mark.parametrize(
+    ("name", "part"), [("absent", "there is no run folder"), ("empty", "holds no run"), ("file", "is a file")]
+)
 def test_the_command_names_what_is_no_run(tmp_path: Path, name: str, part: str) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("text")
     result = _invoke("report", tmp_path / name)
     assert result.exit_code == 2
     assert part in result.stderr
     assert name in result.stderr
+
+
+def test_of_a_folder_of_runs_the_command_names_one_to_choose(granet_run: Path) -> None:
+    result = _invoke("report", granet_run.parent)
+    assert result.exit_code == 2
+    assert f"such as {granet_run}, or compare them with: sparsewright compare {granet_run.parent}" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -426,6 +500,8 @@ def test_the_command_names_what_is_no_run(tmp_path: Path, name: str, part: str) 
         ("layers.jsonl", 2, {"kept": ["a", "b", "c"]}, "{file} about topology after step 0 is damaged: kept.0 is 'a'"),
         ("summary.json", 1, {"test_accuracy": "high"}, "{file} is damaged: test_accuracy is 'high'"),
         ("summary.json", 1, {"versions": ["1.0"]}, "{file} is damaged: versions is ['1.0']"),
+        ("summary.json", 1, {"test_accuracy": math.nan}, "{file} is damaged: test_accuracy is nan"),
+        ("metrics.jsonl", 2, {"sparsity": math.inf}, "line 2 of {file} is damaged: sparsity is inf"),
         ("run.json", 1, {"seed": None}, "{file} is damaged: seed is None"),
     ],
 )

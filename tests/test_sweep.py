@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,6 +36,7 @@ from sparsewright.sweep import (
 from sparsewright.sweep.grid import Axis, combinations, parse_axes, split_values
 from sparsewright.sweep.local import visible_gpus
 from sparsewright.sweep.process import RunProcess
+from sparsewright.sweep.records import check_root
 from sparsewright.sweep.status import Length, length_of
 from sparsewright.training import RecipeError, load_recipe, read_metrics, train
 from sparsewright.training.folder import CHECKPOINT, LOG, METRICS, SUMMARY, RunFolderError, only_here
@@ -378,6 +381,79 @@ def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path) -> None:
         result = sweep("duration=1ep", "--out", tmp_path)
     assert result.exit_code == 2
     assert f"another process is training in {tmp_path}" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sweep with one run, of the seed 0."""
+    root = tmp_path_factory.mktemp("finished") / "sweep"
+    cell = plan_sweep(RECIPE, ["duration=1ep"], root).cells[0]
+    train(cell.recipe, out=cell.folder, device="cpu", quiet=True, logger="none")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "part"),
+    [
+        ("summary.json", "{", "delete it, and the same command finishes the run again"),
+        ("summary.json", "{}", "delete it, and the same command finishes the run again"),
+        ("recipe.yaml", "", "delete the folder, and the same command trains the run anew"),
+        ("run.json", "[]", "delete the folder, and the same command trains the run anew"),
+        ("recipe.yaml", None, "delete the folder, and the same command trains the run anew"),
+    ],
+)
+def test_a_finished_run_with_a_damaged_record_fails_and_the_others_go_on(
+    tmp_path: Path, finished_run: Path, name: str, content: str | None, part: str
+) -> None:
+    root = Path(shutil.copytree(finished_run, tmp_path / "copy"))
+    statuses = take_stock(plan_sweep(RECIPE, ["duration=1ep", "seed=0,2"], root).cells, RunOptions())
+    assert [(status.state, status.reused) for status in statuses] == [(State.DONE, True), (State.WAITING, False)]
+    file = statuses[0].cell.folder / name
+    if content is None:
+        file.unlink()
+    else:
+        file.write_text(content)
+    statuses = take_stock(plan_sweep(RECIPE, ["duration=1ep", "seed=0,2"], root).cells, RunOptions())
+    assert [status.state for status in statuses] == [State.FAILED, State.WAITING]
+    assert statuses[0].problem is not None
+    assert name in statuses[0].problem
+    assert part in statuses[0].problem
+
+
+def test_a_run_whose_damaged_summary_is_deleted_is_finished_again(tmp_path: Path, finished_run: Path) -> None:
+    root = Path(shutil.copytree(finished_run, tmp_path / "copy"))
+    (summary,) = root.glob(f"*/{SUMMARY}")
+    former = json.loads(summary.read_text())
+    summary.write_text("")
+    failed = sweep("duration=1ep", "--out", root)
+    assert failed.exit_code == 1
+    assert f"{summary.parent}: summary.json is damaged; delete it" in failed.stdout
+    summary.unlink()
+    assert sweep("duration=1ep", "--out", root).exit_code == 0
+    assert json.loads(summary.read_text())["test_accuracy"] == former["test_accuracy"]
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path, finished_run: Path) -> None:
+    (run,) = finished_run.iterdir()
+    study = tmp_path / "study"
+    shutil.copytree(run, study / "seed-0" / "base")
+    for out, part in (
+        (study, f"{study} holds a pruning-plasticity study"),
+        (run, f"{run} is the folder of one run"),
+        (run / SUMMARY, f"{run / SUMMARY} is a file and not a folder"),
+    ):
+        result = sweep("duration=1ep", "--out", out)
+        assert (result.exit_code, result.stderr) == (2, f"error: {part}; choose another folder with --out\n")
+    (tmp_path / "other.yaml").write_text(f"extends: {RECIPE}\n")
+    with pytest.raises(RunFolderError, match=f"holds runs of the recipe {RECIPE}, such as {run.name}, and this"):
+        check_root(plan_sweep(str(tmp_path / "other.yaml"), [], finished_run))
+    check_root(plan_sweep(RECIPE, ["duration=3ep"], finished_run))
+
+
+def test_seeds_given_as_an_option_are_told_where_they_belong() -> None:
+    result = sweep("--seed", "0,1")
+    assert result.exit_code == 2
+    assert "a setting without dashes: seed=0,1" in result.stderr
 
 
 # Real processes.

@@ -1,27 +1,35 @@
-"""Lists the pages of results/ where a page has the marker."""
+"""Checks that the list in docs/results.md, which code hosts show as it is, has a right row for every page."""
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
 
-MARKER = "<!-- list of results -->"
+from mkdocs.structure.pages import Page
+
+PAGE = "docs/results.md"
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
-
-def on_page_markdown(markdown: str, **kwargs: Any) -> str:
-    """Puts the table of results in place of the marker."""
-    return markdown.replace(MARKER, results_table(RESULTS)) if MARKER in markdown else markdown
+log = logging.getLogger("mkdocs.hooks.results_list")
 
 
-def results_table(folder: Path) -> str:
-    """A Markdown table of the pages in a folder beside docs/: title, the same as an interactive page, date."""
-    rows = [_row(path) for path in sorted(folder.glob("*.md"))]
-    return "\n".join(["| page | measured on |", "|---|---|", *rows])
+def on_page_markdown(markdown: str, *, page: Page, **kwargs: Any) -> None:
+    """Warns, which fails a strict build, of every row that the page lacks."""
+    if page.file.src_uri == PAGE:
+        for row in missing_rows(markdown, RESULTS):
+            log.warning("%s has no row: %s", PAGE, row)
+
+
+def missing_rows(markdown: str, folder: Path) -> list[str]:
+    """The rows for pages of a folder beside docs/ that are not in the text."""
+    lines = markdown.splitlines()
+    return [row for path in sorted(folder.glob("*.md")) if (row := _row(path)) not in lines]
 
 
 def _row(path: Path) -> str:
+    """A row of a Markdown table: title, the same as an interactive page, date."""
     text = path.read_text(encoding="utf-8")
     title = text.partition("\n")[0].removeprefix("# ")
     dates = sorted(set(re.findall(r"[Mm]easured on (\d{4}-\d{2}-\d{2})", text)))

@@ -24,6 +24,7 @@ from sparsewright.report.comparison_table import (
     dense_sentences,
     left_out_sentences,
 )
+from sparsewright.report.run_facts import counted
 
 _SUFFIXES = {"table": (".txt",), "markdown": (".md",), "csv": (".csv",), "html": (".html",)}
 
@@ -132,7 +133,8 @@ def _csv(comparison: Comparison) -> str:
 def _heading(comparison: Comparison) -> str:
     recipes = dict.fromkeys(group.recipe for group in comparison.groups)
     runs = sum(len(group.runs) for group in comparison.groups)
+    settings = f" with {comparison.settings_text}" if comparison.settings else ""
     return (
-        f"{runs} runs of {', '.join(recipes)} on {comparison.images}: accuracy of the last epoch, mean and sample "
-        "standard deviation over seeds, in per cent."
+        f"{counted(runs, 'run')} of {', '.join(recipes)}{settings} on {comparison.images}: accuracy of the last epoch, "
+        "mean and sample standard deviation over seeds, in per cent."
     )

@@ -105,7 +105,9 @@ def _one_line(text: str) -> str:
 def _interrupted(arguments: Sequence[str]) -> str:
     if "train" in arguments:
         return "interrupted: the same command with --resume continues from the last saved epoch"
-    if any(command in arguments for command in ("ticket", "sweep", "plasticity")):
+    if "plasticity" in arguments:
+        return "interrupted: the same command trains what is missing; a base goes on from its last saved epoch"
+    if any(command in arguments for command in ("ticket", "sweep")):
         return "interrupted: the same command continues from the last saved epoch"
     return "interrupted"
 

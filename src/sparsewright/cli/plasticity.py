@@ -24,9 +24,14 @@ def plasticity(
     recipe: RecipeName,
     overrides: Overrides = None,
     at: Annotated[
-        str, typer.Option(metavar="MOMENTS", help="When to prune: ends of epochs, as shares of the run or as 8ep.")
-    ] = "20%,45%,55%,90%",
-    rates: Annotated[str, typer.Option(metavar="RATES", help="Shares to prune.")] = "0.5,0.9,0.98",
+        str | None,
+        typer.Option(
+            metavar="MOMENTS",
+            help="When to prune: ends of epochs, as shares of the run or as 8ep.",
+            show_default="20%,45%,55%,90%, each epoch once",
+        ),
+    ] = None,
+    rates: Annotated[str, typer.Option(metavar="RATES", help="Shares to prune, as 0.9 or 90%.")] = "0.5,0.9,0.98",
     rules: Annotated[
         str | None,
         typer.Option(metavar="RULES", help="How to prune, of the rules below.", show_default="all six"),
@@ -54,8 +59,8 @@ def plasticity(
     Trains the recipe's dense network, the base. At each moment every rule prunes it at every rate, and it trains on for
     a while at the learning rate of that moment; so does a twin that is not pruned. What is reported is the accuracy
     lost or gained against the twin: in tables here, in plasticity.json, and as heat maps in plasticity.html. What is
-    there is not trained again, so the same command continues after an interruption, and more moments, rates, rules or
-    seeds can be added.
+    there is not trained again, so the same command continues after an interruption, and more moments, rates, rules,
+    horizons or seeds can be added: the tables here are of what is asked for, the files of all that the folder has.
 
     \b
     Rules:
@@ -74,16 +79,16 @@ def plasticity(
     """
     from sparsewright.analysis.plasticity import RULES
     from sparsewright.cli import tables
-    from sparsewright.cli.plasticity_output import listed, listed_numbers, listed_whole, print_study
-    from sparsewright.plasticity import study_plasticity
+    from sparsewright.cli.lists import listed, listed_shares, listed_whole
+    from sparsewright.cli.plasticity_output import dense_recipe, print_study
+    from sparsewright.plasticity import study_plasticity, whole_study
     from sparsewright.plasticity.layout import PAGE
     from sparsewright.report.plasticity_page import write_plasticity_page
-    from sparsewright.training import load_recipe
 
     result = study_plasticity(
-        load_recipe(recipe, overrides or ()),
-        at=listed(at, "--at"),
-        rates=listed_numbers(rates, "--rates"),
+        dense_recipe(recipe, overrides or ()),
+        at=listed(at, "--at") if at is not None else None,
+        rates=listed_shares(rates, "--rates"),
         rules=listed(rules, "--rules") if rules is not None else tuple(RULES),
         horizon=horizon,
         seeds=listed_whole(seed, "--seed"),
@@ -96,7 +101,7 @@ def plasticity(
         download=download,
         quiet=quiet or as_json,
     )
-    page = write_plasticity_page(result, result.folder / PAGE)
+    page = write_plasticity_page(whole_study(result), result.folder / PAGE)
     if as_json:
         tables.print_json(result.as_dict())
     else:

@@ -1,51 +1,35 @@
-"""``sparsewright plasticity``: how it reads its lists, and what it prints."""
+"""``sparsewright plasticity``: how it reads its recipe, and what it prints."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 from sparsewright.cli import tables
-from sparsewright.plasticity import PlasticityCell, PlasticityMoment, PlasticityResult, Spread
+from sparsewright.plasticity import PlasticityMoment, PlasticityResult, Spread
 from sparsewright.plasticity.layout import RECORD
+from sparsewright.sweep.grid import split_values
+from sparsewright.training import RecipeError, load_recipe
+from sparsewright.training.recipe import Recipe
 
 
-def listed(text: str, option: str) -> list[str]:
-    """The entries of a list written with commas.
-
-    Raises:
-        ValueError: an entry is missing.
-    """
-    entries = [entry.strip() for entry in text.split(",")]
-    if not all(entries):
-        raise ValueError(f"{option} is a list with commas between its entries, and one is missing in {text!r}")
-    return entries
-
-
-def listed_numbers(text: str, option: str) -> list[float]:
-    """The numbers of a list written with commas.
+def dense_recipe(name: str, overrides: Sequence[str]) -> Recipe:
+    """The recipe of the base, with an error that says where several values belong.
 
     Raises:
-        ValueError: an entry is missing or no number.
+        RecipeError: as for ``load_recipe``.
     """
-    entries = listed(text, option)
+    keys = {key.strip(): value for key, _, value in (text.partition("=") for text in overrides)}
+    if "seed" in keys:
+        raise RecipeError(f"the seeds of a study are an option, --seed {keys['seed'].strip() or '0'}")
     try:
-        return [float(entry) for entry in entries]
-    except ValueError as error:
-        raise ValueError(f"{option} is a list of numbers such as 0.5,0.9, got {text!r}") from error
-
-
-def listed_whole(text: str, option: str) -> list[int]:
-    """The whole numbers of a list written with commas.
-
-    Raises:
-        ValueError: an entry is missing or no whole number.
-    """
-    entries = listed(text, option)
-    try:
-        return [int(entry) for entry in entries]
-    except ValueError as error:
-        raise ValueError(f"{option} is a list of whole numbers such as 0,1,2, got {text!r}") from error
+        return load_recipe(name, overrides)
+    except RecipeError as error:
+        several = [key for key, value in keys.items() if len(split_values(value)) > 1]
+        if not several:
+            raise
+        raise RecipeError(f"{error}; a study takes one value of {several[0]}, and sweep takes several") from error
 
 
 def print_study(result: PlasticityResult, page: Path) -> None:
@@ -59,7 +43,7 @@ def print_study(result: PlasticityResult, page: Path) -> None:
     levels = result.learning_rates()
     columns = ["rule", "rate", *(f"at {level:.3g}" for level in levels)]
     tables.print_table(columns, _averages(result, levels), right=columns[1:])
-    print(f"\nheat maps {page}\nnumbers   {result.folder / RECORD}")
+    print(f"\nheat maps {page}\nnumbers   {result.folder / RECORD}, both of all that the folder has")
 
 
 def moment_label(moment: PlasticityMoment) -> str:
@@ -80,21 +64,19 @@ def _pairs(result: PlasticityResult) -> dict[str, str]:
 def _row(result: PlasticityResult, rule: str, moment: PlasticityMoment) -> list[str]:
     twin = f"{moment.twin_accuracy.mean:.2f} %" if moment.twin_accuracy is not None else "diverged"
     cells = [result.cell(moment.epoch, rule, rate) for rate in result.rates]
-    return [rule, moment_label(moment), f"{moment.learning_rate:.3g}", twin, *map(_change, cells)]
+    return [rule, moment_label(moment), f"{moment.learning_rate:.3g}", twin, *(_signed(cell.change) for cell in cells)]
 
 
-def _change(cell: PlasticityCell) -> str:
-    return _signed(cell.change) if cell.change is not None else "diverged"
-
-
-def _signed(change: Spread) -> str:
+def _signed(change: Spread | None) -> str:
+    if change is None:
+        return "diverged"
     deviation = f" ± {change.deviation:.2f}" if change.deviation is not None else ""
     return f"{change.mean:+.2f}{deviation}"
 
 
 def _averages(result: PlasticityResult, levels: Sequence[float]) -> list[list[str]]:
-    def cells(rule: str, rate: float) -> list[str]:
-        changes = [result.mean_change(rule, rate, level) for level in levels]
-        return [f"{change:+.2f}" if change is not None else "diverged" for change in changes]
-
-    return [[rule, f"{rate:g}", *cells(rule, rate)] for rule in result.rules for rate in result.rates]
+    rows = []
+    for rule, rate in product(result.rules, result.rates):
+        means = result.mean_changes(rule, rate)
+        rows.append([rule, f"{rate:g}", *(_signed(means[level]) for level in levels)])
+    return rows

@@ -49,6 +49,7 @@ def sweep(
             metavar="ADDRESS", help="Run on the Ray cluster there: HOST:PORT, ray://HOST:PORT, auto or local."
         ),
     ] = None,
+    seed: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Train every combination of settings, each in a process and a run folder of its own.
 
@@ -68,6 +69,8 @@ def sweep(
       sparsewright sweep cifar10/resnet56/greg1-2.55x 'sparsity=[0,0.6,0.6,0.3,0],[0,0.7,0.7,0.4,0]' --device cuda
       sparsewright sweep cifar10/resnet20 method=granet,rigl sparsity=0.9,0.95 seed=0,1,2 --ray auto --threads 4
     """
+    if seed is not None:
+        raise ValueError(f"the seeds of a sweep are a setting without dashes: seed={seed}")
     from sparsewright.cli.sweep_output import show_sweep
     from sparsewright.sweep import LocalWorkers, RayWorkers, RunOptions, plan_sweep, usable_cores
     from sparsewright.training.launch import resolve_device

@@ -11,6 +11,7 @@ from sparsewright.cli.sweep_progress import told_progress
 from sparsewright.formats import percent, seconds
 from sparsewright.sweep import RunOptions, RunStatus, State, Sweep, Workers, run_sweep, take_stock
 from sparsewright.sweep.grid import SEED
+from sparsewright.sweep.records import check_root
 from sparsewright.training.folder import only_here
 from sparsewright.training.kept_durations import warn_of_kept_durations
 
@@ -19,9 +20,11 @@ def show_sweep(sweep: Sweep, options: RunOptions, make_workers: Callable[[], Wor
     """Carries the sweep out, and tells how it goes and what came of it; whether every run is done.
 
     Raises:
-        RunFolderError: another sweep is running in the folder, or a run there has other settings.
+        RunFolderError: another sweep is running in the folder, the folder is of something else, or a run there has
+            another device or precision.
         KeyboardInterrupt: the sweep was interrupted, and its runs have stopped.
     """
+    check_root(sweep)
     for cell in sweep.cells:
         warn_of_kept_durations(cell.recipe, cell.overrides)
     with only_here(sweep.root):

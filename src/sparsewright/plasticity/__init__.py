@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sparsewright.plasticity.branch_result import BranchResult
 from sparsewright.plasticity.result import PlasticityCell, PlasticityMoment, PlasticityResult, Spread
-from sparsewright.plasticity.study import study_plasticity
+from sparsewright.plasticity.study import study_plasticity, whole_study
 
 __all__ = [
     "BranchResult",
@@ -13,4 +13,5 @@ __all__ = [
     "PlasticityResult",
     "Spread",
     "study_plasticity",
+    "whole_study",
 ]

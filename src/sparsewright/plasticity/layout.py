@@ -25,3 +25,8 @@ def branch_file(folder: Path, branch: Branch) -> Path:
     """The result of one branch."""
     name = f"{branch.title}-{branch.horizon_steps}it.json"
     return seed_folder(folder, branch.seed) / "branches" / f"step-{branch.moment.step}" / name
+
+
+def branch_files(folder: Path) -> list[Path]:
+    """The results of all branches that are there, whichever were asked for last."""
+    return sorted(folder.glob("seed-*/branches/step-*/*.json"))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from sparsewright.training.duration import Duration, Share, is_duration, is_share
 
+DEFAULT_MOMENTS = ("20%", "45%", "55%", "90%")
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -24,28 +26,34 @@ class Moment:
     learning_rate: float
 
 
-def moment_epochs(at: Sequence[str], epochs: float) -> list[int]:
+def moment_epochs(at: Sequence[str] | None, epochs: float) -> list[int]:
     """The epochs, ascending, at whose ends the moments ``at`` fall: ``20%`` of the run, or ``8ep``.
 
     Args:
         at: the moments as they are written; a share is rounded to a whole epoch, one that ends before the run does.
+            None for ``DEFAULT_MOMENTS``, of which those that fall on the same epoch count once.
         epochs: of the run, the last of which may be cut short.
 
     Raises:
         ValueError: no moment, one of another form or not within the run, or two that fall on the same epoch.
     """
-    if not at:
-        raise ValueError("at least one moment is needed, such as 50%")
     last = math.ceil(epochs) - 1
     if last < 1:
-        raise ValueError(f"the run has {epochs:g} epochs, and a moment is the end of an epoch before the last")
+        length = f"{epochs:g} epoch" + ("s" if epochs > 1 else "")
+        raise ValueError(f"the run has {length}, and a moment is the end of an epoch before the last")
+    if at is None:
+        return sorted({_epoch(text, epochs, last) for text in DEFAULT_MOMENTS})
+    if not at:
+        raise ValueError("at least one moment is needed, such as 50%")
     found: dict[int, str] = {}
     for text in at:
         epoch = _epoch(text, epochs, last)
+        if found.get(epoch) == text:
+            raise ValueError(f"the moment {text} is given twice")
         if epoch in found:
             raise ValueError(
                 f"the moments {found[epoch]} and {text} both fall on the end of epoch {epoch} of {epochs:g}; give one "
-                "of them"
+                "of them with --at"
             )
         found[epoch] = text
     return sorted(found)

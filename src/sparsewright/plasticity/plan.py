@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from numbers import Real
 from pathlib import Path
 
 import torch
 
 from sparsewright.analysis.plasticity import RULES, pruned_masks
-from sparsewright.checks import check_positive, check_seed
+from sparsewright.checks import check_seed
 from sparsewright.data import Data
 from sparsewright.plasticity.moments import Moment, moment_epochs
 from sparsewright.training.duration import Duration
@@ -88,7 +89,7 @@ class PlasticityPlan:
 def plan_study(
     recipe: Recipe,
     *,
-    at: Sequence[str],
+    at: Sequence[str] | None,
     rules: Sequence[str],
     rates: Sequence[float],
     horizon: str,
@@ -170,8 +171,8 @@ def _checked_rules(rules: Sequence[str]) -> list[str]:
 
 
 def _checked_rate(rate: float) -> float:
-    if check_positive(rate, "rate") >= 1:
-        raise ValueError(f"rate must be the share that is pruned, above 0 and below 1, got {rate}")
+    if not (isinstance(rate, Real) and 0 < rate < 1):
+        raise ValueError(f"a rate is the share that is pruned, above 0 and below 1, got {rate!r}")
     return float(rate)
 
 
@@ -184,7 +185,7 @@ def _distinct(values: list, what: str) -> list:
     return values
 
 
-def _moments(recipe: Recipe, stage: Stage, at: Sequence[str], steps_per_epoch: int) -> tuple[Moment, ...]:
+def _moments(recipe: Recipe, stage: Stage, at: Sequence[str] | None, steps_per_epoch: int) -> tuple[Moment, ...]:
     total = recipe.stage_steps(stage, steps_per_epoch)
     rates = LearningRate(stage.schedule, total, steps_per_epoch)
     return tuple(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from sparsewright.analysis.plasticity import RULES
 from sparsewright.plasticity.branch_result import BranchResult
-from sparsewright.plasticity.moments import Moment
 from sparsewright.plasticity.plan import PlasticityPlan
+
+_Value = TypeVar("_Value", int, float)
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class PlasticityMoment:
-    """The base at the end of an epoch.
+    """The base at the end of an epoch, and its unpruned twin a horizon later.
 
     Attributes:
+        horizon: how long the twin trained on, such as 2ep.
         epoch, step: how far it was.
         share: of the run, in (0, 1).
         learning_rate: of its last step, with which the branches train on.
@@ -39,6 +42,7 @@ class PlasticityMoment:
         twin_accuracy: after training on unpruned, in per cent; None where that diverged.
     """
 
+    horizon: str
     epoch: int
     step: int
     share: float
@@ -49,9 +53,10 @@ class PlasticityMoment:
 
 @dataclass(frozen=True)
 class PlasticityCell:
-    """One way to prune at one moment, over all seeds. Changes are in percentage points of accuracy.
+    """One way to prune at one moment, over its seeds. Changes are in percentage points of accuracy.
 
     Attributes:
+        horizon: how long it trained on, such as 2ep.
         epoch: the moment.
         rule: name of the rule.
         rate: the share that was pruned.
@@ -61,9 +66,11 @@ class PlasticityCell:
         change: of accuracy after training on, against the unpruned twin; None where one of the two diverged.
         gain: of accuracy after training on, against the base before pruning, which is how the paper measures it; None
             where training on diverged.
+        changes: the change by seed; None where one of the two diverged.
         diverged: with how many seeds the loss, or that of the twin, was not finite any more.
     """
 
+    horizon: str
     epoch: int
     rule: str
     rate: float
@@ -72,26 +79,28 @@ class PlasticityCell:
     accuracy: Spread | None
     change: Spread | None
     gain: Spread | None
+    changes: Mapping[int, float | None]
     diverged: int
 
 
 @dataclass(frozen=True)
 class PlasticityResult:
-    """A finished study.
+    """What branches of a study found. Not every seed, rule and rate need be there at every moment.
 
     Attributes:
         recipe: name of the recipe.
         model, data: names of the network and the data set.
         evaluated_on: "test" or "validation".
         epochs: of the base.
-        horizon: how long branches trained on, such as 2ep.
-        horizon_steps: the same in optimizer steps.
-        seeds: one base for each.
-        rules: names of the rules.
+        steps: optimizer steps of the base.
+        steps_per_epoch: of an epoch.
+        horizons: how long branches trained on, such as 2ep -> the same in optimizer steps, ascending.
+        seeds: one base for each, ascending.
+        rules: names of the rules, in the order of ``RULES``.
         rates: the shares that were pruned, ascending.
-        moments: where branches left the base, ascending.
-        cells: for each moment, rule and rate.
-        branches: every single training, for each seed and moment the twin first.
+        moments: where branches left the base, ascending, for each horizon.
+        cells: for each horizon, moment, rule and rate that has been trained.
+        branches: every single training, for each seed, horizon and moment the twin first.
         folder: where all files are.
     """
 
@@ -100,8 +109,9 @@ class PlasticityResult:
     data: str
     evaluated_on: str
     epochs: int
-    horizon: str
-    horizon_steps: int
+    steps: int
+    steps_per_epoch: int
+    horizons: Mapping[str, int]
     seeds: tuple[int, ...]
     rules: tuple[str, ...]
     rates: tuple[float, ...]
@@ -110,23 +120,44 @@ class PlasticityResult:
     branches: tuple[BranchResult, ...]
     folder: Path
 
+    @property
+    def horizon(self) -> str:
+        """How long branches trained on, for people."""
+        return " or ".join(self.horizons)
+
     def cell(self, epoch: int, rule: str, rate: float) -> PlasticityCell:
-        """The cell of a moment, rule and rate; raises KeyError without one."""
-        for cell in self.cells:
-            if (cell.epoch, cell.rule, cell.rate) == (epoch, rule, rate):
-                return cell
-        raise KeyError(f"the study has no {rule} at rate {rate} after epoch {epoch}")
+        """The first cell of a moment, rule and rate; raises KeyError without one."""
+        found = self.find(epoch, rule, rate)
+        if found is None:
+            raise KeyError(f"the study has no {rule} at rate {rate} after epoch {epoch}")
+        return found
+
+    def find(self, epoch: int, rule: str, rate: float) -> PlasticityCell | None:
+        """The first cell of a moment, rule and rate; None without one."""
+        wanted = (epoch, rule, rate)
+        return next((cell for cell in self.cells if (cell.epoch, cell.rule, cell.rate) == wanted), None)
 
     def learning_rates(self) -> list[float]:
         """The different learning rates of the moments, in the order of the run."""
         return list(dict.fromkeys(moment.learning_rate for moment in self.moments))
 
-    def mean_change(self, rule: str, rate: float, learning_rate: float) -> float | None:
-        """Mean change against the twin over the moments with one learning rate; None where a branch diverged."""
-        epochs = [moment.epoch for moment in self.moments if moment.learning_rate == learning_rate]
-        changes = [self.cell(epoch, rule, rate).change for epoch in epochs]
-        means = [change.mean for change in changes if change is not None]
-        return statistics.fmean(means) if means and len(means) == len(changes) else None
+    def mean_changes(self, rule: str, rate: float) -> dict[float, Spread | None]:
+        """Learning rate -> change against the twin, for each seed its mean over the moments with that learning rate.
+
+        None where a branch diverged; learning rates without a cell are left out.
+        """
+        at = {(moment.horizon, moment.epoch): moment.learning_rate for moment in self.moments}
+        by_seed: dict[float, dict[int, list[float | None]]] = {}
+        for cell in self.cells:
+            if (cell.rule, cell.rate) == (rule, rate):
+                for seed, change in cell.changes.items():
+                    by_seed.setdefault(at[cell.horizon, cell.epoch], {}).setdefault(seed, []).append(change)
+        return {level: _spread_of_all(map(_mean_of_all, seeds.values())) for level, seeds in by_seed.items()}
+
+    def of_horizon(self, horizon: str) -> PlasticityResult:
+        """The part of it that trained on for one of ``horizons``."""
+        steps = self.horizons[horizon]
+        return with_branches(self, [branch for branch in self.branches if branch.horizon_steps == steps])
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as in plasticity.json."""
@@ -134,31 +165,59 @@ class PlasticityResult:
 
 
 def summarise(plan: PlasticityPlan, branches: Sequence[BranchResult], folder: Path) -> PlasticityResult:
-    """Joins the ``branches`` of a plan, of which none may be missing."""
-    found = {(branch.epoch, branch.rule, branch.rate, branch.seed): branch for branch in branches}
-
-    def of(moment: Moment, rule: str | None, rate: float | None) -> dict[int, BranchResult]:
-        return {seed: found[moment.epoch, rule, rate, seed] for seed in plan.seeds}
-
-    twins = {moment: of(moment, None, None) for moment in plan.moments}
-    return PlasticityResult(
+    """Joins ``branches`` of the base of a plan, be they planned or not."""
+    nothing = PlasticityResult(
         recipe=plan.recipe.name,
         model=plan.recipe.model.name,
         data=plan.recipe.data.name,
         evaluated_on="validation" if plan.recipe.data.validation else "test",
         epochs=plan.epochs,
-        horizon=str(plan.horizon),
-        horizon_steps=plan.horizon_steps,
-        seeds=plan.seeds,
-        rules=plan.rules,
-        rates=plan.rates,
-        moments=tuple(_moment(plan, moment, twins[moment].values()) for moment in plan.moments),
-        cells=tuple(
-            _cell(of(moment, rule, rate), twins[moment])
-            for moment, rule, rate in product(plan.moments, plan.rules, plan.rates)
-        ),
-        branches=tuple(branches),
+        steps=plan.total_steps,
+        steps_per_epoch=plan.steps_per_epoch,
+        horizons={},
+        seeds=(),
+        rules=(),
+        rates=(),
+        moments=(),
+        cells=(),
+        branches=(),
         folder=folder,
+    )
+    return with_branches(nothing, branches)
+
+
+def with_branches(study: PlasticityResult, branches: Sequence[BranchResult]) -> PlasticityResult:
+    """The same study with other branches; one whose twin is not among them is in no cell."""
+    found: dict[tuple[int, int, str | None, float | None], dict[int, BranchResult]] = {}
+    ordered = sorted(branches, key=_place)
+    for branch in ordered:
+        key = (branch.horizon_steps, branch.epoch, branch.rule, branch.rate)
+        found.setdefault(key, {})[branch.seed] = branch
+    horizons = {_horizon_name(study, steps): steps for steps in _ascending(branch.horizon_steps for branch in branches)}
+    rules = tuple(rule for rule in RULES if any(branch.rule == rule for branch in branches))
+    rates = _ascending(branch.rate for branch in branches if branch.rate is not None)
+    moments, cells = [], []
+    for (name, steps), epoch in product(horizons.items(), _ascending(branch.epoch for branch in branches)):
+        twins = found.get((steps, epoch, None, None), {})
+        if twins:
+            moments.append(_moment(study, name, list(twins.values())))
+        for rule, rate in product(rules, rates):
+            pairs = {
+                seed: (branch, twins[seed])
+                for seed, branch in found.get((steps, epoch, rule, rate), {}).items()
+                if seed in twins
+            }
+            if pairs:
+                cells.append(_cell(name, pairs))
+    return replace(
+        study,
+        horizons=horizons,
+        seeds=_ascending(branch.seed for branch in branches),
+        rules=rules,
+        rates=rates,
+        moments=tuple(moments),
+        cells=tuple(cells),
+        branches=tuple(ordered),
     )
 
 
@@ -168,39 +227,59 @@ def spread(values: Iterable[float]) -> Spread:
     return Spread(statistics.fmean(given), statistics.stdev(given) if len(given) > 1 else None)
 
 
-def _moment(plan: PlasticityPlan, moment: Moment, twins: Iterable[BranchResult]) -> PlasticityMoment:
-    ended = list(twins)
+def _moment(study: PlasticityResult, horizon: str, twins: Sequence[BranchResult]) -> PlasticityMoment:
     return PlasticityMoment(
-        epoch=moment.epoch,
-        step=moment.step,
-        share=moment.step / plan.total_steps,
-        learning_rate=moment.learning_rate,
-        accuracy=spread(twin.accuracy_before for twin in ended),
-        twin_accuracy=_spread_of_all(twin.accuracy_after for twin in ended),
+        horizon=horizon,
+        epoch=twins[0].epoch,
+        step=twins[0].step,
+        share=twins[0].step / study.steps,
+        learning_rate=twins[0].learning_rate,
+        accuracy=spread(twin.accuracy_before for twin in twins),
+        twin_accuracy=_spread_of_all(twin.accuracy_after for twin in twins),
     )
 
 
-def _cell(branches: Mapping[int, BranchResult], twins: Mapping[int, BranchResult]) -> PlasticityCell:
-    first = next(iter(branches.values()))
+def _cell(horizon: str, pairs: Mapping[int, tuple[BranchResult, BranchResult]]) -> PlasticityCell:
+    """The cell of some branches and their twins by seed."""
+    branches = [branch for branch, _ in pairs.values()]
+    first = branches[0]
     assert first.rule is not None
     assert first.rate is not None
-
-    def changes(reference: Callable[[int], float | None]) -> Spread | None:
-        return _spread_of_all(_difference(branch.accuracy_after, reference(seed)) for seed, branch in branches.items())
-
-    change = changes(lambda seed: twins[seed].accuracy_after)
-    lost = [seed for seed in branches if None in (branches[seed].accuracy_after, twins[seed].accuracy_after)]
+    changes = {seed: _difference(branch.accuracy_after, twin.accuracy_after) for seed, (branch, twin) in pairs.items()}
     return PlasticityCell(
+        horizon=horizon,
         epoch=first.epoch,
         rule=first.rule,
         rate=first.rate,
-        sparsity=statistics.fmean(branch.sparsity for branch in branches.values()),
-        drop=spread(branch.accuracy_pruned - branch.accuracy_before for branch in branches.values()),
-        accuracy=_spread_of_all(branch.accuracy_after for branch in branches.values()),
-        change=change,
-        gain=changes(lambda seed: branches[seed].accuracy_before),
-        diverged=len(lost),
+        sparsity=statistics.fmean(branch.sparsity for branch in branches),
+        drop=spread(branch.accuracy_pruned - branch.accuracy_before for branch in branches),
+        accuracy=_spread_of_all(branch.accuracy_after for branch in branches),
+        change=_spread_of_all(changes.values()),
+        gain=_spread_of_all(_difference(branch.accuracy_after, branch.accuracy_before) for branch in branches),
+        changes=changes,
+        diverged=sum(change is None for change in changes.values()),
     )
+
+
+def _mean_of_all(values: Sequence[float | None]) -> float | None:
+    found = _spread_of_all(values)
+    return found.mean if found is not None else None
+
+
+def _place(branch: BranchResult) -> tuple[int, int, int, int, float]:
+    """The order of the branches of a study: for each seed, horizon and moment the twin first."""
+    rule = [None, *RULES].index(branch.rule)
+    return branch.seed, branch.horizon_steps, branch.epoch, rule, branch.rate or 0.0
+
+
+def _horizon_name(study: PlasticityResult, steps: int) -> str:
+    epochs, rest = divmod(steps, study.steps_per_epoch)
+    return f"{steps}it" if rest else f"{epochs}ep"
+
+
+def _ascending(values: Iterable[_Value]) -> tuple[_Value, ...]:
+    """Each value once."""
+    return tuple(sorted(set(values)))
 
 
 def _difference(after: float | None, reference: float | None) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,16 +143,19 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[list[ComparedRun], list[LeftOut]]:
-    """The finished runs, and those that are not or cannot be read."""
+    """The finished runs, and those that are not, were stopped on the way on purpose, or cannot be read."""
     runs: list[ComparedRun] = []
     left_out: list[LeftOut] = []
     for folder in folders:
         try:
             run = _read_run(folder)
         except (OSError, ValueError) as error:
-            left_out.append(LeftOut(folder, str(error)))
+            # The folder stands before the reason.
+            left_out.append(LeftOut(folder, str(error).replace(f"{folder}{os.sep}", "")))
             continue
-        if run.summary["test_accuracy"] is None:
+        if run.start.stop is not None:
+            left_out.append(LeftOut(folder, f"it was to stop before step {run.start.stop:,}, and is no whole training"))
+        elif run.summary["test_accuracy"] is None:
             left_out.append(LeftOut(folder, "its network was not evaluated"))
         else:
             runs.append(run)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from sparsewright.formats import ratios
+from sparsewright.report.common_settings import common_settings
 from sparsewright.report.compared_run import ComparedRun, LeftOut, find_runs, read_runs
 from sparsewright.report.configuration import configurations, settings_key
 from sparsewright.report.pareto import pareto_front
+from sparsewright.report.run_facts import counted
 from sparsewright.report.settings_apart import settings_apart
 from sparsewright.training.method_options import DENSE, known_methods
 from sparsewright.training.published_results import Published
@@ -129,6 +131,7 @@ class Comparison:
 
     Attributes:
         images: what accuracy is measured on.
+        settings: those of all runs that are not the recipe's own; key -> value as text.
         groups: by recipe, then dense first and by rising target, then in the order of the registry of methods.
         left_out: folders that are not among the runs.
         notes: what a reader has to know, in sentences.
@@ -137,10 +140,16 @@ class Comparison:
     """
 
     images: str
+    settings: Mapping[str, str]
     groups: tuple[Group, ...]
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
     fronts: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
+
+    @property
+    def settings_text(self) -> str:
+        """The settings of all runs that are not the recipe's own, such as duration=10ep."""
+        return " ".join(f"{key}={value}" for key, value in self.settings.items())
 
     @property
     def has_shrunk(self) -> bool:
@@ -177,6 +186,7 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     groups = sorted(_with_clear_targets(_told_apart([_make_group(members) for members in keyed])), key=_order)
     return Comparison(
         images=images,
+        settings=common_settings([group.runs[0] for group in groups]),
         groups=tuple(groups),
         left_out=tuple(left_out),
         notes=(*duplicates, *_notes(groups)),
@@ -338,7 +348,7 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         )
     versions = _versions([run for group in groups for run in group.runs])
     if len(versions) > 1:
-        found = "; ".join(f"{text} ({count} runs)" for text, count in versions.items())
+        found = "; ".join(f"{text} ({counted(count, 'run')})" for text, count in versions.items())
         notes.append(f"the runs were made with several versions: {found}")
     return notes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from sparsewright.formats import percent
 from sparsewright.report.comparison import Comparison, Group, compare_runs
 from sparsewright.report.comparison_plots import comparison_plots
 from sparsewright.report.comparison_table import (
@@ -52,7 +53,10 @@ def write_comparison_page(comparison: Comparison, file: Path) -> None:
         Section("Runs", [_runs_table(comparison)]),
     ]
     recipes = dict.fromkeys(group.recipe for group in comparison.groups)
-    subtitle = f"{comparison.images} · accuracy of the last epoch, mean and sample standard deviation over seeds"
+    settings = f" · all with {comparison.settings_text}" if comparison.settings else ""
+    subtitle = (
+        f"{comparison.images}{settings} · accuracy of the last epoch, mean and sample standard deviation over seeds"
+    )
     write_page(
         file, f"Comparison: {', '.join(recipes)}", sections, subtitle=subtitle, headline=_key_figures(comparison)
     )
@@ -82,16 +86,16 @@ def _runs_table(comparison: Comparison) -> Table:
             row_name(group, several),
             group.target_text,
             run.seed,
-            round(run.summary["test_accuracy"], 3),
-            round(100 * run.summary["sparsity"], 4),
+            f"{run.summary['test_accuracy']:.2f}",
+            percent(run.summary["sparsity"]),
             run.kept_parameters,
             str(run.folder),
         ]
         for group in comparison.groups
         for run in group.runs
     ]
-    columns = ["method", "asked for", "seed", "accuracy, %", "sparsity, %", "parameters left", "folder"]
-    return Table(columns, rows, "Every run", numbers=["asked for"])
+    columns = ["method", "asked for", "seed", "accuracy, %", "sparsity", "parameters left", "folder"]
+    return Table(columns, rows, "Every run", numbers=["asked for", "accuracy, %", "sparsity"])
 
 
 def _key_figures(comparison: Comparison) -> dict[str, KeyFigure]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,10 +15,14 @@ from sparsewright.report.error_axis import accuracy_axis, error_bars, error_of
 from sparsewright.report.page import Plot, Table
 from sparsewright.report.palette import LIGHT, MUTED, SERIES
 from sparsewright.report.plot_data import plain
+from sparsewright.report.twin_lines import twin_lines
 from sparsewright.training.method_options import DENSE
 
 HEIGHT = 480
-_NAME_HEIGHT = 19
+_NAME_HEIGHT, _LETTER_WIDTH, _WIDEST_NAME = 19, 7, 130
+"""Of a name in the legend, in pixels; of names up to the last two stand beside each other on a narrow page."""
+
+_FRONT = "Pareto front"
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
 _DASHES = ("solid", "dash", "dashdot")
 _DENSE_DASHES = ("dash", "longdashdot", "longdash")
@@ -36,44 +41,67 @@ def _plot(comparison: Comparison, sparse: Sequence[Group], axis: CostAxis) -> Pl
     sparse = [group for group in sparse if axis.place(group) > 0]
     several = len({group.recipe for group in comparison.groups}) > 1
     series = by_configuration(sparse)
+    names = [row_name(groups[0], several) for groups in series]
+    twins = twin_lines([_drawn_at(groups, axis) for groups in series])
     for index, groups in enumerate(series):
-        figure.add_trace(_trace(row_name(groups[0], several), groups, axis, index))
+        figure.add_trace(_trace(names[index], groups, axis, index, seen_through=index in twins))
     fronts = [[comparison.groups[index] for index in front] for front in comparison.fronts[axis.front]]
     figure.add_trace(_front_trace([[group for group in front if group in sparse] for front in fronts], axis))
     dense = [group for group in comparison.groups if group.method == DENSE]
-    for index, group in enumerate(dense):
-        _add_dense_line(figure, group, row_name(group, several), index)
+    dense_names = [f"{row_name(group, several)} {group.accuracy.mean:.2f}" for group in dense]
+    for index, (group, name) in enumerate(zip(dense, dense_names, strict=True)):
+        _add_dense_line(figure, group, name, index)
     figure.update_xaxes(_x_axis(sparse, axis))
     figure.update_yaxes(accuracy_axis(*_accuracies(comparison.groups)))
-    # On a narrow page the names stand below one another.
-    names = _NAME_HEIGHT * (len(series) + len(dense))
-    figure.update_layout(
-        height=HEIGHT + names // 2,
-        hovermode="closest",
-        legend={"itemclick": "toggle", "font": {"size": 12}, "maxheight": HEIGHT // 3 + names},
-    )
+    _lay_out(figure, [*names, _FRONT, *dense_names])
     else_ = "nothing else of the same network" if comparison.has_networks else "nothing else"
     note = (
         f"{axis.note} Mean over the seeds, with bars of one standard deviation; rings are on the Pareto front: {else_} "
         "that costs no more is as accurate."
+        + "".join(f" {names[above]} lies on {names[below]}." for above, below in twins.items())
     )
     return Plot(f"Accuracy against {axis.name}", figure, note, _table(comparison, several, axis))
 
 
-def _trace(name: str, groups: Sequence[Group], axis: CostAxis, index: int) -> go.Scatter:
+def _lay_out(figure: go.Figure, names: Sequence[str]) -> None:
+    """With room for the ``names`` in the legend: on a narrow page they stand below one another, by twos at most."""
+    widest = _LETTER_WIDTH * max(map(len, names))
+    in_pairs = widest <= _WIDEST_NAME
+    room = _NAME_HEIGHT * len(names) // (2 if in_pairs else 1)
+    figure.update_layout(
+        height=HEIGHT + room // 2,
+        hovermode="closest",
+        legend={
+            "itemclick": "toggle",
+            "font": {"size": 12},
+            "maxheight": HEIGHT // 3 + room,
+            "entrywidth": widest if in_pairs else None,
+        },
+    )
+
+
+def _trace(name: str, groups: Sequence[Group], axis: CostAxis, index: int, *, seen_through: bool) -> go.Scatter:
+    """A line over the sparsities; one that lies on another is seen through: it has dots and open marks."""
     ordered = sorted(groups, key=axis.place)
     turn, colour = divmod(index, len(SERIES))
+    symbol = _SYMBOLS[(colour + 2 * turn) % len(_SYMBOLS)]
+    dash = "dot" if seen_through else _DASHES[turn % len(_DASHES)]
     return go.Scatter(
         x=[axis.place(group) for group in ordered],
         y=[error_of(group.accuracy.mean) for group in ordered],
         error_y=error_bars([group.accuracy.mean for group in ordered], [group.accuracy.deviation for group in ordered]),
         name=plain(name),
         mode="lines+markers",
-        line={"color": SERIES[colour], "dash": _DASHES[turn % len(_DASHES)], "width": 1.5},
-        marker={"symbol": _SYMBOLS[(colour + 2 * turn) % len(_SYMBOLS)], "size": 8},
+        line={"color": SERIES[colour], "dash": dash, "width": 1.5},
+        marker={"symbol": f"{symbol}-open", "size": 13} if seen_through else {"symbol": symbol, "size": 8},
         customdata=[_hover(group, axis) for group in ordered],
         hovertemplate=f"{plain(name)}<br>%{{customdata[0]}}<br>%{{customdata[1]}}<extra></extra>",
     )
+
+
+def _drawn_at(groups: Sequence[Group], axis: CostAxis) -> list[tuple[float, float]]:
+    """The points of a line on its logarithmic axes."""
+    return sorted((math.log(axis.place(group)), math.log(error_of(group.accuracy.mean))) for group in groups)
 
 
 def _hover(group: Group, axis: CostAxis) -> list[str]:
@@ -93,7 +121,7 @@ def _front_trace(fronts: Sequence[Sequence[Group]], axis: CostAxis) -> go.Scatte
     return go.Scatter(
         x=[x for x, _ in places[:-1]],
         y=[y for _, y in places[:-1]],
-        name="Pareto front",
+        name=_FRONT,
         mode="lines+markers",
         line={"color": MUTED, "dash": "dot", "width": 1.5},
         marker={"symbol": "circle-open", "size": 16, "color": LIGHT.text, "line": {"width": 1.5}},
@@ -106,7 +134,7 @@ def _add_dense_line(figure: go.Figure, group: Group, name: str, index: int) -> N
     figure.add_hline(
         y=error_of(group.accuracy.mean),
         line={"color": MUTED, "dash": _DENSE_DASHES[index % len(_DENSE_DASHES)], "width": 1.5},
-        name=plain(f"{name} {spread(group.accuracy)}"),
+        name=plain(name),
         showlegend=True,
     )
 

@@ -165,23 +165,28 @@ def _record(comparison: Comparison, index: int, settings: Sequence[str]) -> dict
         **{f"setting:{key}": group.settings.get(key) for key in settings},
         "target_sparsity": None if group.target is None else json.dumps(group.target),
         "seeds": _joined(group.seeds),
-        "accuracy_mean": group.accuracy.mean,
-        "accuracy_std": group.accuracy.deviation,
-        "sparsity_mean": group.sparsity.mean,
-        "sparsity_std": group.sparsity.deviation,
+        "accuracy_mean": _digits(group.accuracy.mean),
+        "accuracy_std": _digits(group.accuracy.deviation),
+        "sparsity_mean": _digits(group.sparsity.mean),
+        "sparsity_std": _digits(group.sparsity.deviation),
         "shrunk": int(group.shrunk),
         "kept_parameters": round(group.kept.mean),
         "dense_parameters": group.dense_parameters,
-        "inference_flops": group.inference_flops.mean,
-        "inference_flops_dense": group.dense_inference_flops,
-        "training_flops": group.training_flops.mean,
-        "training_flops_dense": group.dense_training_flops,
+        "inference_flops": round(group.inference_flops.mean),
+        "inference_flops_dense": round(group.dense_inference_flops),
+        "training_flops": round(group.training_flops.mean),
+        "training_flops_dense": round(group.dense_training_flops),
         "published_accuracy": None if group.published is None else group.published.accuracy,
         "published_source": None if group.published is None else group.published.source,
         "pareto_fronts": _joined(comparison.fronts_of(index), "; "),
         "marks": _joined(group.marks, "; "),
         "folders": _joined([run.folder for run in group.runs], "; "),
     }
+
+
+def _digits(value: float | None) -> float | None:
+    """Without what sums of binary fractions leave at the end, such as 98.36999999999999."""
+    return None if value is None else float(f"{value:.10g}")
 
 
 def _joined(values: Sequence[object], separator: str = " ") -> str:

@@ -15,7 +15,7 @@ def settings_key(run: ComparedRun) -> tuple[Any, ...]:
     """The same for runs of the same settings: all that decides numbers but the seed and the files they start from."""
     start = run.start
     precision = run.settings.precision if run.settings is not None else None
-    return run.recipe.digest(), precision, start.weights is None, start.masks is None, start.step, start.stop
+    return run.recipe.digest(), precision, start.weights is None, start.masks is None, start.step
 
 
 def configurations(runs: Sequence[ComparedRun]) -> list[dict[str, str]]:
@@ -29,20 +29,24 @@ def configurations(runs: Sequence[ComparedRun]) -> list[dict[str, str]]:
     return settings_apart([_settings(run, with_files) for run in runs])
 
 
-def _settings(run: ComparedRun, with_files: bool) -> dict[str, Any]:
-    recipe, start = run.recipe, run.start
+def recipe_settings(recipe: Recipe) -> dict[str, Any]:
+    """All settings of a recipe that decide numbers, the target aside; of its method with those that it leaves out."""
     tree = _without_target(
         {key: value for key, value in recipe.resolved().items() if key not in WITHOUT_EFFECT}, recipe
     )
     in_force = options_in_force(recipe.method.name, recipe.method_defaults, recipe.method.options)
     # With the defaults, so that an option that only one of two runs sets has a value in both.
-    tree["method"] = {"name": recipe.method.name, **default_options(recipe.method.name), **in_force}
+    return tree | {"method": {"name": recipe.method.name, **default_options(recipe.method.name), **in_force}}
+
+
+def _settings(run: ComparedRun, with_files: bool) -> dict[str, Any]:
+    tree, start = recipe_settings(run.recipe), run.start
     if run.settings is not None:
         tree["precision"] = run.settings.precision
     weights, masks = start.weights, start.masks
     if not with_files:
         weights, masks = "fresh" if weights is None else "given", "none" if masks is None else "given"
-    return tree | {"weights": weights, "masks": masks, "step": start.step, "stop": start.stop}
+    return tree | {"weights": weights, "masks": masks, "step": start.step}
 
 
 def _without_target(tree: dict[str, Any], recipe: Recipe) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from sparsewright.report.learning_rates import learning_rates
 from sparsewright.report.page import Block, Paragraph, Plot, Section, Table
 from sparsewright.report.palette import SERIES
 from sparsewright.report.run_data import RunData
@@ -29,7 +30,8 @@ def curves_section(run: RunData) -> Section:
     )
     note = (
         f"Measured at the end of every epoch, on the images trained on (dashed) and on the {run.tested_on} images "
-        f"(solid); the sparsity also where connections were dropped or grown.{axis.stages_in_words()}{shrunk}"
+        f"(solid); the sparsity also where connections were dropped or grown, the learning rate at "
+        f"every step.{axis.stages_in_words()}{shrunk}"
     )
     plot = Plot("Loss, accuracy and sparsity over training", _figure(run, axis), note, _table(run))
     blocks: list[Block] = [plot]
@@ -39,8 +41,7 @@ def curves_section(run: RunData) -> Section:
 def _figure(run: RunData, axis: TimeAxis) -> go.Figure:
     figure = go.Figure(_measured_traces(run))
     figure.add_trace(_sparsity_trace(run).update(yaxis="y3"))
-    rate = _trace(run.lines, "lr", "learning rate", {"color": SERIES[5]}, ".3g")
-    figure.add_trace(rate.update(yaxis="y4"))
+    figure.add_trace(_rate_trace(run).update(yaxis="y4"))
     _lay_out_panels(figure)
     axis.apply(figure)
     return figure
@@ -105,6 +106,19 @@ def _sparsity_trace(run: RunData) -> go.Scatter:
         line={"color": SERIES[2], "shape": "hv"},
         mode=marker_mode(len(steps)),
         hovertemplate="%{y:.2f} %",
+        showlegend=False,
+    )
+
+
+def _rate_trace(run: RunData) -> go.Scatter:
+    rates = learning_rates(run)
+    return go.Scatter(
+        x=[step for step, _ in rates],
+        y=[rate for _, rate in rates],
+        name="learning rate",
+        line={"color": SERIES[5], "shape": "hv"},
+        mode="lines",
+        hovertemplate="%{y:.3g}",
         showlegend=False,
     )
 

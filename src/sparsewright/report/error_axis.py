@@ -41,7 +41,7 @@ def accuracy_axis(accuracies: Sequence[float], deviations: Sequence[float | None
     low = min(max(error - one, error / 2) for error, one in zip(errors, known, strict=True))
     high = max(error + one for error, one in zip(errors, known, strict=True))
     room = max((high / low) ** 0.06, 1.01)
-    ticks = [tick for tick in log_ticks(low, high, _STEPS) if tick <= 100]
+    ticks = [tick for tick in log_ticks(low, high, _STEPS, dense=True) if tick <= 100]
     return {
         "title": {"text": "accuracy, % (logarithmic in the error)"},
         "type": "log",

@@ -7,7 +7,9 @@ from typing import Any
 
 from sparsewright.formats import flops, percent, ratios, seconds
 from sparsewright.report.page import KeyFigure
+from sparsewright.report.planned_length import PlannedLength, planned_length
 from sparsewright.report.run_data import RunData
+from sparsewright.report.run_facts import counted
 
 
 def key_figures(run: RunData) -> dict[str, KeyFigure]:
@@ -55,8 +57,18 @@ def _size(run: RunData, summary: Mapping[str, Any]) -> dict[str, KeyFigure]:
     asked = "dense" if run.target is None else f"asked for {ratios(run.target)}"
     return {
         "Sparsity": KeyFigure(percent(summary["sparsity"]), asked),
-        "Parameters": KeyFigure(f"{summary['nonzero_parameters']:,}", f"non-zero of {summary['parameters']:,}"),
+        "Parameters": _parameters(summary),
     }
+
+
+def _parameters(summary: Mapping[str, Any]) -> KeyFigure:
+    """Those that masks keep, as the sparsity counts them; a kept weight can be zero."""
+    nonzero, total = summary["nonzero_parameters"], summary["parameters"]
+    kept = summary.get("kept_parameters")
+    if kept is None:
+        return KeyFigure(f"{nonzero:,}", f"non-zero of {total:,}")
+    zeros = f"; {kept - nonzero:,} of them are zero" if kept > nonzero else ""
+    return KeyFigure(f"{kept:,}", f"kept of {total:,}{zeros}")
 
 
 def _so_far(run: RunData) -> dict[str, KeyFigure]:
@@ -71,9 +83,12 @@ def _so_far(run: RunData) -> dict[str, KeyFigure]:
             "not measured" if accuracy is None else f"{accuracy:.2f} %", "so far"
         ),
         "Sparsity": KeyFigure(percent(line["sparsity"]), "so far"),
-        "Trained for": KeyFigure(seconds(spent), _length(line["epoch"], line["step"])),
+        "Trained for": KeyFigure(seconds(spent), _length(line["epoch"], line["step"], planned_length(run))),
     }
 
 
-def _length(epochs: int, steps: int) -> str:
-    return f"{epochs:,} epoch{'' if epochs == 1 else 's'}, {steps:,} steps"
+def _length(epochs: int, steps: int, planned: PlannedLength | None = None) -> str:
+    if planned is None:
+        return f"{counted(epochs, 'epoch')}, {counted(steps, 'step')}"
+    of = "of up to" if planned.at_most else "of"
+    return f"{epochs:,} {of} {counted(planned.epochs, 'epoch')}, {steps:,} {of} {counted(planned.steps, 'step')}"

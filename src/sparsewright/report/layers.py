@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 import torch
+from torch import Tensor
 
 from sparsewright.analysis import LayerRow, layer_table
 from sparsewright.report.page import Block, Paragraph, Plot, Section, Table
@@ -61,50 +62,60 @@ def _final_plots(run: RunData) -> list[Block]:
     if not rows:
         return [Paragraph("The network has no Linear, convolution or attention weights.")]
     dense = layer_table(run.loaded.dense_network(), example) if run.loaded.shrunk else rows
-    if all(row.nonzero == before.weights for row, before in zip(rows, dense, strict=True)):
-        return [Paragraph("No weight is zero and none was removed: all layers are dense."), _flops_plot(rows, dense)]
-    return [_sparsity_plot(rows, dense, shrunk=run.loaded.shrunk), _flops_plot(rows, dense)]
+    kept = _kept(rows, run.masks)
+    if all(left == row.nonzero == before.weights for left, row, before in zip(kept, rows, dense, strict=True)):
+        text = "No weight is zero and none was removed: all layers are dense."
+        return [Paragraph(text), _flops_plot(rows, kept, dense)]
+    return [_sparsity_plot(rows, kept, dense, shrunk=run.loaded.shrunk), _flops_plot(rows, kept, dense)]
 
 
-def _sparsity_plot(rows: Sequence[LayerRow], dense: Sequence[LayerRow], *, shrunk: bool) -> Plot:
+def _kept(rows: Sequence[LayerRow], masks: Mapping[str, Tensor] | None) -> list[int]:
+    """The weights of each layer that count as there: those that the masks keep, zeros among them; without any masks,
+    those that are not zero.
+    """
+    if not masks:
+        return [row.nonzero for row in rows]
+    return [int(masks[row.name].count_nonzero()) if row.name in masks else row.weights for row in rows]
+
+
+def _sparsity_plot(rows: Sequence[LayerRow], kept: Sequence[int], dense: Sequence[LayerRow], *, shrunk: bool) -> Plot:
     names = [plain(short_name(row.name)) for row in rows]
-    removed = [1 - row.nonzero / before.weights for row, before in zip(rows, dense, strict=True)]
+    removed = [1 - left / before.weights for left, before in zip(kept, dense, strict=True)]
+    zeros = [left - row.nonzero for left, row in zip(kept, rows, strict=True)]
     figure = go.Figure(
         go.Bar(
             x=[100 * fraction for fraction in removed],
             y=names,
             orientation="h",
             marker={"color": SERIES[0]},
-            customdata=[[row.nonzero, before.weights] for row, before in zip(rows, dense, strict=True)],
+            customdata=[[left, before.weights] for left, before in zip(kept, dense, strict=True)],
             hovertemplate="%{y}<br>%{x:.2f} %<br>%{customdata[0]:,} of %{customdata[1]:,} weights left<extra></extra>",
             texttemplate="%{x:.1f}",
             textposition="outside",
         )
     )
     figure.update_xaxes({"title": {"text": "removed, %" if shrunk else "sparsity, %"}, **PERCENT_WITH_NUMBERS})
-    what = "removed, with filters or channels or as zeros," if shrunk else "exactly zero"
-    columns = ["layer", "shape", "weights", "non-zero", "removed, %" if shrunk else "sparsity, %"]
+    what = "removed, with filters or channels or as zeros," if shrunk else "pruned"
+    among = f" Of those that are kept, {sum(zeros):,} are exactly zero, as new connections are." if any(zeros) else ""
+    columns = ["layer", "shape", "weights", "kept", "zero among the kept", "removed, %" if shrunk else "sparsity, %"]
     cells = [
-        [short_name(row.name), _shape(row), before.weights, row.nonzero, round(100 * fraction, 3)]
-        for row, before, fraction in zip(rows, dense, removed, strict=True)
+        [short_name(row.name), _shape(row), before.weights, left, zero, round(100 * fraction, 3)]
+        for row, left, before, zero, fraction in zip(rows, kept, dense, zeros, removed, strict=True)
     ]
     return Plot(
         "Weights removed per layer" if shrunk else "Sparsity per layer",
         bars_downwards(figure, names),
-        f"Share of each layer's weights that are {what} in the saved network.",
+        f"Share of each layer's weights that are {what} in the saved network.{among}",
         Table(columns, cells, "Weights of the layers"),
     )
 
 
-def _flops_plot(rows: Sequence[LayerRow], dense: Sequence[LayerRow]) -> Plot:
+def _flops_plot(rows: Sequence[LayerRow], kept: Sequence[int], dense: Sequence[LayerRow]) -> Plot:
     names = [plain(short_name(row.name)) for row in rows]
     before = [row.flops_dense or 0 for row in dense]
-    total = sum(before) or 1
-    shares = {
-        "dense network": ([100 * flops / total for flops in before], MUTED),
-        "this network": ([100 * (row.flops_share or 0) for row in rows], SERIES[0]),
-    }
-    differ = before != [row.flops_sparse for row in rows]
+    after = [(row.flops_dense or 0) * left / row.weights for row, left in zip(rows, kept, strict=True)]
+    shares = {"dense network": (_in_percent(before), MUTED), "this network": (_in_percent(after), SERIES[0])}
+    differ = before != after
     shown = shares if differ else {"network": shares["this network"]}
     figure = go.Figure(
         [
@@ -123,9 +134,9 @@ def _flops_plot(rows: Sequence[LayerRow], dense: Sequence[LayerRow]) -> Plot:
     figure.update_layout(legend={"traceorder": "normal"})
     columns = ["layer", "FLOPs dense", "FLOPs sparse", "share of the dense, %", "share of this network, %"]
     cells = [
-        [short_name(row.name), flops, round(row.flops_sparse or 0), round(one, 3), round(other, 3)]
-        for row, flops, one, other in zip(
-            rows, before, shares["dense network"][0], shares["this network"][0], strict=True
+        [short_name(row.name), flops, round(sparse), round(one, 3), round(other, 3)]
+        for row, flops, sparse, one, other in zip(
+            rows, before, after, shares["dense network"][0], shares["this network"][0], strict=True
         )
     ]
     return Plot(
@@ -135,6 +146,11 @@ def _flops_plot(rows: Sequence[LayerRow], dense: Sequence[LayerRow]) -> Plot:
         + (": in the dense network, and in this one, each adding up to 100 %." if differ else "."),
         Table(columns, cells, "Inference FLOPs of the layers, per image"),
     )
+
+
+def _in_percent(parts: Sequence[float]) -> list[float]:
+    total = sum(parts) or 1
+    return [100 * part / total for part in parts]
 
 
 def _map_over_time(lines: Sequence[TopologyLine], axis: TimeAxis) -> Plot:

@@ -45,6 +45,11 @@ __all__ = [
 DEFAULT_HEIGHT = 360
 """Of a plot, in pixels."""
 
+MOST_DECIMALS, _TINY = 4, 1e-3
+"""In a column of a table, and the number below which so many say little."""
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
 MISSING = "–"  # noqa: RUF001 - a dash, as in print
 
 
@@ -91,6 +96,32 @@ def format_cell(cell: Cell) -> str:
     return f"{cell:,.0f}" if 10_000 <= abs(cell) < 1e15 else f"{cell:.4g}"
 
 
+def format_column(cells: Sequence[Cell]) -> list[str]:
+    """The cells of a column as people read them: numbers that are not whole with the same decimals, as many as one of
+    them needs, MOST_DECIMALS at most; where that would leave little of one, each has its own.
+    """
+    texts = [format_cell(cell) for cell in cells]
+    numbers = [cell for cell in cells if isinstance(cell, float)]
+    shown = [format_cell(number) for number in numbers]
+    decimals = max((len(text.partition(".")[2]) for text in shown), default=0)
+    tiny = decimals > MOST_DECIMALS and min(filter(None, map(abs, numbers)), default=1) < _TINY
+    if not decimals or tiny or any("e" in text for text in shown):
+        return texts
+    form = f",.{min(decimals, MOST_DECIMALS)}f"
+    return [format(cell, form) if isinstance(cell, float) else text for text, cell in zip(texts, cells, strict=True)]
+
+
+def _text_rows(table: Table) -> list[tuple[str, ...]]:
+    columns = [format_column([row[index] for row in table.rows]) for index in range(len(table.columns))]
+    shown = [map(_foldable, texts) if _is_numeric(table, index) else texts for index, texts in enumerate(columns)]
+    return list(zip(*shown, strict=True))
+
+
+def _foldable(number: str) -> str:
+    """With a plain space before a bracket alone, so that a narrow column puts the bracket on a second line."""
+    return number.replace(" ", NO_BREAK).replace(f"{NO_BREAK}(", " (")
+
+
 def _is_numeric(table: Table, column: int) -> bool:
     cells = [row[column] for row in table.rows if row[column] is not None]
     return table.columns[column] in table.numbers or (bool(cells) and not any(isinstance(cell, str) for cell in cells))
@@ -134,7 +165,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(cell=format_cell, kind=_kind, drawn=_drawn, card_columns=_card_columns)
+    environment.filters.update(text_rows=_text_rows, kind=_kind, drawn=_drawn, card_columns=_card_columns)
     environment.tests["numeric_in"] = lambda column, table: _is_numeric(table, column)
     themes: dict[str, Any] = {"light": asdict(LIGHT), "dark": asdict(DARK)}
     swaps = dict(zip(LIGHT.colours(), DARK.colours(), strict=True))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from sparsewright.analysis.plasticity import RULES
-from sparsewright.plasticity import PlasticityCell, PlasticityResult, Spread
+from sparsewright.plasticity import PlasticityResult, Spread
 from sparsewright.report.page import Choice, KeyFigure, Pairs, Paragraph, Plot, Section, Table, write_page
 from sparsewright.report.plasticity_plots import UNIT, change_figure, heat_map, moment_title
 
@@ -21,20 +23,29 @@ def write_plasticity_page(result: PlasticityResult, file: Path) -> Path:
     write_page(
         file,
         f"Pruning plasticity of {result.model} on {result.data}",
-        [_over_the_run(result), _heat_maps(result), _by_learning_rate(result), _base(result), _branches(result)],
+        [section for horizon in result.horizons for section in _sections(result, horizon)],
         subtitle=f"{result.recipe}, {result.epochs} epochs, {_seeds(result)}, accuracy on {result.evaluated_on} data",
         headline=_headline(result),
     )
     return file
 
 
+def _sections(result: PlasticityResult, horizon: str) -> list[Section]:
+    """All that there is about the branches of one horizon."""
+    part = result.of_horizon(horizon)
+    sections = [_over_the_run(part), _heat_maps(part), _by_learning_rate(part), _base(part), _branches(part)]
+    if len(result.horizons) == 1:
+        return sections
+    return [replace(section, title=f"{section.title}, trained on for {horizon}") for section in sections]
+
+
 def _headline(result: PlasticityResult) -> dict[str, KeyFigure]:
-    last = result.moments[-1]
+    last = max(result.moments, key=lambda moment: moment.epoch)
     figures = {
         "base, last moment": KeyFigure(f"{last.accuracy.mean:.2f} %", f"after epoch {last.epoch} of {result.epochs}")
     }
     measured = [(cell.change.mean, cell) for cell in result.cells if cell.change is not None]
-    for name, regrows in (("largest loss", False), ("with regrowth", True)):
+    for name, regrows in (("worst change", False), ("worst with regrowth", True)):
         changes = [(mean, cell) for mean, cell in measured if RULES[cell.rule].regrows == regrows]
         if changes:
             mean, cell = min(changes, key=lambda pair: pair[0])
@@ -64,11 +75,9 @@ def _over_the_run(result: PlasticityResult) -> Section:
             note,
             Table(
                 columns,
-                [
-                    [rule, *(_change(result.cell(moment.epoch, rule, rate)) for moment in result.moments)]
-                    for rule in result.rules
-                ],
+                [[rule, *_changes(result, rule, rate)] for rule in result.rules],
                 f"Change in {UNIT} when the share {rate:g} is pruned",
+                numbers=columns[1:],
             ),
         )
         for rate in reversed(result.rates)
@@ -87,26 +96,24 @@ def _heat_maps(result: PlasticityResult) -> Section:
 
 def _map_of(result: PlasticityResult, rule: str) -> Plot:
     columns = ["share pruned", *(moment_title(moment) for moment in result.moments)]
-    rows = [
-        [f"{rate:g}", *(_change(result.cell(moment.epoch, rule, rate)) for moment in result.moments)]
-        for rate in result.rates
-    ]
-    note = f"{rule}: {RULES[rule].summary}."
-    return Plot(rule, heat_map(result, rule), note, Table(columns, rows, f"Change in {UNIT}, {rule}"))
+    rows = [[f"{rate:g}", *_changes(result, rule, rate)] for rate in result.rates]
+    summary = RULES[rule].summary
+    note = f"{summary[0].upper()}{summary[1:]}."
+    table = Table(columns, rows, f"Change in {UNIT}, {rule}", numbers=columns[1:])
+    return Plot(rule, heat_map(result, rule), note, table)
 
 
 def _by_learning_rate(result: PlasticityResult) -> Section:
     levels = result.learning_rates()
-
-    def cells(rule: str, rate: float) -> list[str]:
-        changes = [result.mean_change(rule, rate, level) for level in levels]
-        return [f"{change:+.2f}" if change is not None else DIVERGED for change in changes]
-
-    table = Table(
-        ["rule", "share pruned", *(f"learning rate {level:.3g}" for level in levels)],
-        [[rule, f"{rate:g}", *cells(rule, rate)] for rule in result.rules for rate in result.rates],
-        f"Change in {UNIT}, averaged over the moments with one learning rate",
-    )
+    columns = ["rule", "share pruned", *(f"learning rate {level:.3g}" for level in levels)]
+    rows = []
+    for rule, rate in product(result.rules, result.rates):
+        means = result.mean_changes(rule, rate)
+        rows.append([rule, f"{rate:g}", *(_signed(means[level]) if level in means else None for level in levels)])
+    caption = f"Change in {UNIT}, averaged over the moments with one learning rate"
+    if len(result.seeds) > 1:
+        caption += ", ± the standard deviation of that over seeds"
+    table = Table(columns, rows, caption, numbers=columns[1:])
     return Section("By learning rate", [table])
 
 
@@ -128,10 +135,11 @@ def _base(result: PlasticityResult) -> Section:
         "data": f"{result.data}, {result.evaluated_on} images",
         "base": f"{result.epochs} epochs, dense",
         "seeds": ", ".join(str(seed) for seed in result.seeds),
-        "trained on": f"{result.horizon} ({result.horizon_steps:,} optimizer steps)",
+        "trained on": f"{result.horizon} ({result.horizons[result.horizon]:,} optimizer steps)",
     }
     return Section(
-        "The base", [Table(columns, rows, "Accuracy of the base and of its unpruned twins"), Pairs(settings)]
+        "The base",
+        [Table(columns, rows, "Accuracy of the base and of its unpruned twins", numbers=columns), Pairs(settings)],
     )
 
 
@@ -140,6 +148,7 @@ def _branches(result: PlasticityResult) -> Section:
         "rule",
         "share pruned",
         "epoch",
+        "seeds",
         "held at zero",
         "by pruning",
         "accuracy",
@@ -151,10 +160,11 @@ def _branches(result: PlasticityResult) -> Section:
             cell.rule,
             f"{cell.rate:g}",
             str(cell.epoch),
+            str(len(cell.changes)),
             f"{100 * cell.sparsity:.2f} %",
             _signed(cell.drop),
             _accuracy(cell.accuracy),
-            _change(cell),
+            _signed(cell.change),
             _signed(cell.gain),
         ]
         for cell in result.cells
@@ -164,15 +174,18 @@ def _branches(result: PlasticityResult) -> Section:
         "is the change before any training on; against base compares the end with the base before it was pruned, which "
         "is how the paper measures plasticity."
     )
-    return Section("All branches", [explanation, Table(columns, rows, f"Accuracy in per cent, changes in {UNIT}")])
+    table = Table(columns, rows, f"Accuracy in per cent, changes in {UNIT}", numbers=columns[1:])
+    return Section("All branches", [explanation, table])
 
 
 def _seeds(result: PlasticityResult) -> str:
     return f"{len(result.seeds)} seeds" if len(result.seeds) > 1 else "1 seed"
 
 
-def _change(cell: PlasticityCell) -> str:
-    return _signed(cell.change)
+def _changes(result: PlasticityResult, rule: str, rate: float) -> list[str | None]:
+    """The change at each moment; None where this was not trained."""
+    cells = [result.find(moment.epoch, rule, rate) for moment in result.moments]
+    return [_signed(cell.change) if cell is not None else None for cell in cells]
 
 
 def _signed(change: Spread | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -29,17 +30,19 @@ def change_figure(result: PlasticityResult, rate: float) -> go.Figure:
     """Change against the twin at each moment, a line for each rule, with marks where the learning rate drops."""
     figure = go.Figure()
     for name in result.rules:
-        cells = [result.cell(moment.epoch, name, rate) for moment in result.moments]
+        cells = {
+            moment: cell for moment in result.moments if (cell := result.find(moment.epoch, name, rate)) is not None
+        }
         figure.add_trace(
             go.Scatter(
-                x=[moment.epoch for moment in result.moments],
-                y=[cell.change.mean if cell.change is not None else None for cell in cells],
+                x=[moment.epoch for moment in cells],
+                y=[cell.change.mean if cell.change is not None else None for cell in cells.values()],
                 error_y={
                     "type": "data",
-                    "array": [_deviation(cell) for cell in cells],
+                    "array": [_deviation(cell) for cell in cells.values()],
                     "visible": len(result.seeds) > 1,
                 },
-                customdata=[moment.learning_rate for moment in result.moments],
+                customdata=[moment.learning_rate for moment in cells],
                 name=name,
                 mode="lines+markers",
                 line={"color": _COLOURS[RULES[name].scope], "dash": "dot" if RULES[name].regrows else "solid"},
@@ -54,6 +57,7 @@ def change_figure(result: PlasticityResult, rate: float) -> go.Figure:
     figure.update_layout(
         xaxis={"title": "epoch at which it is pruned", "range": [0, result.epochs * 1.02]},
         yaxis={"title": f"change, {UNIT}"},
+        showlegend=True,
         height=460,
     )
     return figure
@@ -64,7 +68,7 @@ def heat_map(result: PlasticityResult, rule: str) -> go.Figure:
     limit = _root(_limit(result)) / STRONGEST
     columns = [moment_title(moment).replace(", ", "<br>") for moment in result.moments]
     rows = [f"{rate:g}" for rate in result.rates]
-    cells = [[result.cell(moment.epoch, rule, rate) for moment in result.moments] for rate in result.rates]
+    cells = [[result.find(moment.epoch, rule, rate) for moment in result.moments] for rate in result.rates]
     figure = go.Figure(
         go.Heatmap(
             x=columns,
@@ -74,7 +78,7 @@ def heat_map(result: PlasticityResult, rule: str) -> go.Figure:
             colorscale=SCALE,
             zmin=-limit,
             zmax=limit,
-            showscale=False,
+            colorbar=_scale_of_changes(_limit(result)),
             xgap=2,
             ygap=2,
         )
@@ -83,6 +87,7 @@ def heat_map(result: PlasticityResult, rule: str) -> go.Figure:
         (column, row, cell)
         for row, line in zip(rows, cells, strict=True)
         for column, cell in zip(columns, line, strict=True)
+        if cell is not None
     ]
     figure.add_trace(
         go.Scatter(
@@ -96,7 +101,7 @@ def heat_map(result: PlasticityResult, rule: str) -> go.Figure:
         )
     )
     figure.update_layout(
-        xaxis={"title": "moment", "type": "category"},
+        xaxis={"title": {"text": "moment", "standoff": 16}, "type": "category"},
         yaxis={"title": "share pruned", "type": "category"},
         height=190 + 46 * len(rows),
     )
@@ -113,8 +118,19 @@ def _text(cell: PlasticityCell) -> str:
     return format(cell.change.mean, "+.2f" if abs(cell.change.mean) < 10 else "+.1f")
 
 
-def _tone(cell: PlasticityCell) -> float | None:
-    return _root(cell.change.mean) if cell.change is not None else None
+def _tone(cell: PlasticityCell | None) -> float | None:
+    return _root(cell.change.mean) if cell is not None and cell.change is not None else None
+
+
+def _scale_of_changes(limit: float) -> dict[str, Any]:
+    """The bar that says which colour is which change, up to the largest one."""
+    ticks = [-limit, -limit / 4, 0, limit / 4, limit]
+    return {
+        "tickvals": [_root(tick) for tick in ticks],
+        "ticktext": [f"{tick:+.3g}" if tick else "0" for tick in ticks],
+        "thickness": 12,
+        "outlinewidth": 0,
+    }
 
 
 def _root(change: float) -> float:

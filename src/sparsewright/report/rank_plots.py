@@ -39,7 +39,9 @@ def rank_section(run: RunData) -> Section:
     if run.log.ranks:
         blocks.append(_layer_choice(run.log.ranks[-1]))
     elif measured:
-        blocks.append(Paragraph("The ranks of the single layers were not logged, as in runs of version 0.1.0."))
+        blocks.append(Paragraph("The ranks of the single layers were not logged: there was no layer log yet."))
+    elif run.summary is None and run.recipe.log_rank_every is not None:
+        blocks.append(Paragraph("No ranks have been logged yet."))
     if not blocks:
         blocks.append(Paragraph("Ranks were not logged; the recipe's key log_rank_every (such as 10ep) turns that on."))
     return Section(title, blocks)

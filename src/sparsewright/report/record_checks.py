@@ -1,4 +1,4 @@
-"""The records of a run folder as reports calculate with them: whatever is of another type is an error that names it."""
+"""The records of a run folder as reports calculate with them: other types, NaN and infinity are errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Counts: TypeAlias = tuple[Count, ...]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
 
 class _LayerFigures(_Record):

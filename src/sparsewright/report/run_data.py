@@ -98,12 +98,10 @@ def read_run(folder: Path) -> RunData:
 
     Raises:
         FileNotFoundError: no such folder, or no run in it.
+        NotADirectoryError: a file.
         ValueError: one of its files is damaged.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no run folder {folder}")
-    if not (folder / RECIPE).is_file():
-        raise FileNotFoundError(f"{folder} holds no run: there is no {RECIPE} in it")
+    _check_folder(folder)
     finished = (folder / SUMMARY).is_file()
     if finished:
         check_summary(folder, read_summary(folder), _NEEDED)
@@ -122,3 +120,15 @@ def read_run(folder: Path) -> RunData:
     if run.settings is not None:
         check_settings(folder, run.settings)
     return run
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.is_file():
+        raise NotADirectoryError(f"{folder} is a file and no run folder")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no run folder {folder}")
+    if (folder / RECIPE).is_file():
+        return
+    below = min((file.parent for file in folder.rglob(RECIPE)), default=None)
+    hint = f"; choose one below it, such as {below}, or compare them with: sparsewright compare {folder}"
+    raise FileNotFoundError(f"{folder} holds no run: there is no {RECIPE} in it{'' if below is None else hint}")

@@ -46,3 +46,8 @@ def uncounted_start(recipe: Recipe, start: StartRecord) -> str:
     pretrained = "@" in recipe.model.name or recipe.model.options.get("pretrained") is True
     given = {"weights": start.weights is not None or pretrained, "masks": start.masks is not None}
     return " and ".join(kind for kind, there in given.items() if there)
+
+
+def counted(number: int, noun: str) -> str:
+    """So many of something, such as "1 run" or "1,200 runs"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

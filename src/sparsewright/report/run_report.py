@@ -33,6 +33,7 @@ def write_run_report(folder: Path, file: Path | None = None) -> Path:
 
     Raises:
         FileNotFoundError: there is no run in ``folder``.
+        NotADirectoryError: it is a file.
         ValueError: one of its files is damaged.
         SaveError: the page could not be written; a former one is intact.
     """

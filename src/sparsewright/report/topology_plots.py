@@ -38,10 +38,9 @@ def topology_section(run: RunData) -> Section:
 def _why_nothing(run: RunData) -> str:
     if run.method == DENSE and run.masks is None:
         return "This run is dense: it has no connections to drop or to grow."
-    return (
-        "The run folder has no record of connections (layers.jsonl): they are logged by runs with masks, "
-        "in versions after 0.1.0."
-    )
+    if run.summary is None:
+        return "Nothing has been logged about connections yet."
+    return "The run folder has no record of connections (layers.jsonl), as of runs made before there was one."
 
 
 def _segments(lines: Sequence[TopologyLine]) -> list[list[TopologyLine]]:

@@ -13,7 +13,8 @@ import torch
 
 from sparsewright.sweep.plan import Cell
 from sparsewright.sweep.process import RunOptions
-from sparsewright.training.folder import METRICS, SUMMARY, RunFolderError, only_here, read_settings, read_summary
+from sparsewright.sweep.records import read_finished
+from sparsewright.training.folder import METRICS, SUMMARY, RunFolderError, only_here, read_settings
 from sparsewright.training.metrics import read_metrics
 from sparsewright.training.opening import open_recipe_data
 from sparsewright.training.recipe import Recipe
@@ -80,9 +81,12 @@ class RunStatus:
         if (facts.st_mtime_ns, facts.st_size) == self._seen:
             return
         self._seen = (facts.st_mtime_ns, facts.st_size)
-        lines = read_metrics(self.cell.folder)
-        if lines:
-            self.epoch, self.step, self.accuracy = (lines[-1][key] for key in ("epoch", "step", "test_accuracy"))
+        try:
+            last = read_metrics(self.cell.folder)[-1]
+            self.epoch, self.step, self.accuracy = (last[key] for key in ("epoch", "step", "test_accuracy"))
+        except (OSError, ValueError, IndexError, KeyError):
+            # How far a run is, is only shown; what is damaged, the run itself will tell of.
+            return
 
     def end(self, problem: str | None) -> None:
         """The process has ended, with ``problem`` unless that is None.
@@ -96,8 +100,12 @@ class RunStatus:
             self.state, self.problem = State.FAILED, problem or f"it ended without a {SUMMARY}"
 
     def finish(self) -> None:
-        """Takes the summary of a finished run."""
-        self.summary = read_summary(self.cell.folder)
+        """Takes the summary of a finished run; one with a damaged record has failed."""
+        try:
+            self.summary = read_finished(self.cell)
+        except ValueError as error:
+            self.state, self.problem = State.FAILED, str(error)
+            return
         self.state = State.DONE
         self.epoch, self.step = self.summary["epochs"], self.summary["steps"]
         self.accuracy = self.summary["test_accuracy"]
@@ -118,13 +126,13 @@ class RunStatus:
 
 
 def take_stock(cells: Iterable[Cell], options: RunOptions) -> list[RunStatus]:
-    """What is there already: finished runs are taken as they are.
+    """What is there already: finished runs are taken as they are, and those of them with a damaged record have failed.
 
     The data of those that are still to be trained are opened once, so that what is wrong with them is told before
     anything starts, and an absent set is downloaded once.
 
     Raises:
-        RunFolderError: a run that is there has another device or precision, or its files are damaged.
+        RunFolderError: a run that is there has another device or precision.
         ValueError, FileNotFoundError, ImportError: the data cannot be opened.
     """
     statuses = [RunStatus(cell) for cell in cells]
@@ -134,10 +142,10 @@ def take_stock(cells: Iterable[Cell], options: RunOptions) -> list[RunStatus]:
         _check_settings(folder, options)
         if (folder / SUMMARY).is_file():
             status.finish()
-            status.reused = True
+            status.reused = status.state == State.DONE
         else:
             status.refresh()
-    for status in (status for status in statuses if status.state != State.DONE):
+    for status in (status for status in statuses if status.state == State.WAITING):
         key = repr(status.cell.recipe.data)
         if key not in steps_per_epoch:
             steps_per_epoch[key] = _steps_per_epoch(status.cell.recipe, options)
@@ -178,7 +186,8 @@ def _check_settings(folder: Path, options: RunOptions) -> None:
     """Refuses a run that is there with other settings: ``train`` would not go on with it."""
     try:
         there = read_settings(folder)
-    except FileNotFoundError:
+    except (OSError, RunFolderError):
+        # None yet, or damaged, which is told of as the failure of this one run.
         return
     for name, wanted in (("device", options.device), ("precision", options.precision)):
         if getattr(there, name) != wanted:
