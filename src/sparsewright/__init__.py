@@ -1,6 +1,7 @@
 """sparsewright: make neural networks sparse while they train, in PyTorch."""
 
 from sparsewright.dynamic import DynamicSparsifier
+from sparsewright.export.sparse import load_sparse, save_sparse
 from sparsewright.groups import PrunedGroups
 from sparsewright.low_rank import rank_loss
 from sparsewright.masks import MaskSet
@@ -15,6 +16,7 @@ from sparsewright.methods.rpg import RPG
 from sparsewright.methods.set import SET
 from sparsewright.methods.snfs import SNFS
 from sparsewright.methods.static import Static
+from sparsewright.runtime import CompiledSparse, compile_sparse
 from sparsewright.sparsifier import Sparsifier
 from sparsewright.structured import load_shrunk, save_shrunk, shrink
 
@@ -26,6 +28,7 @@ __all__ = [
     "RPG",
     "SET",
     "SNFS",
+    "CompiledSparse",
     "DynamicSparsifier",
     "GReg1",
     "GReg2",
@@ -38,10 +41,13 @@ __all__ = [
     "Sparsifier",
     "Static",
     "__version__",
+    "compile_sparse",
     "create",
     "list_methods",
     "load_shrunk",
+    "load_sparse",
     "rank_loss",
     "save_shrunk",
+    "save_sparse",
     "shrink",
 ]

@@ -8,8 +8,10 @@ _TRAIN = frozenset(
 )
 _OTHERS = {
     "h5py": "hdf5",
+    "matplotlib": "plot",
     "onnx": "onnx",
     "onnxscript": "onnx",
+    "openvino": "openvino",
     "ray": "ray",
     "timm": "timm",
     "torch_pruning": "structured",

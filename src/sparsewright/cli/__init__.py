@@ -10,7 +10,20 @@ from typing import Annotated
 
 import typer
 
-from sparsewright.cli import compare, demo, evaluate, export, inspect, log, plasticity, report, sweep, ticket, train
+from sparsewright.cli import (
+    bench,
+    compare,
+    demo,
+    evaluate,
+    export,
+    inspect,
+    log,
+    plasticity,
+    report,
+    sweep,
+    ticket,
+    train,
+)
 from sparsewright.cli import list as listing
 from sparsewright.cli.errors import CommandGroup
 
@@ -57,6 +70,7 @@ for _name, _command in (
     ("plasticity", plasticity.plasticity),
     ("eval", evaluate.evaluate),
     ("inspect", inspect.inspect),
+    ("bench", bench.bench),
     ("report", report.report),
     ("compare", compare.compare),
     ("export", export.export),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sparsewright.formats import ratios
+from sparsewright.report.bench_section import bench_section, read_bench
 from sparsewright.report.curves import curves_section
 from sparsewright.report.histograms import weights_section
 from sparsewright.report.key_figures import key_figures
@@ -45,12 +46,14 @@ def write_run_report(folder: Path, file: Path | None = None) -> Path:
 
 def sections_of(run: RunData) -> list[Section]:
     """What is on the page of a run, in this order."""
+    bench = read_bench(run.folder)
     return [
         curves_section(run),
         layers_section(run),
         topology_section(run),
         rank_section(run),
         weights_section(run),
+        *([] if bench is None else [bench_section(bench)]),
         settings_section(run),
     ]
 

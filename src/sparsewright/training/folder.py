@@ -34,6 +34,7 @@ WANDB = "wandb"
 REPORT = "report.html"
 KEPT = "checkpoints"
 LOG = "train.log"
+BENCH = "bench.json"
 """What a run of a sweep printed."""
 
 LoggerName = Literal["tensorboard", "wandb", "none"]

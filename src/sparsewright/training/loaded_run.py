@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import nn
 
+from sparsewright.export.sparse import SPARSE_SUFFIX, load_sparse, read_sparse_metadata
 from sparsewright.training.folder import RECIPE, SETTINGS, SUMMARY, WEIGHTS, RunSettings, read_settings, read_summary
 from sparsewright.training.masks_file import refuse_masks
 from sparsewright.training.opening import create_recipe_model
 from sparsewright.training.recipe import Recipe
 from sparsewright.training.recipe_files import load_recipe
 from sparsewright.training.shrinking import WIDTHS, take_widths
-from sparsewright.training.weights import load_weights, read_metadata
+from sparsewright.training.weights import fill_model, load_weights, read_metadata
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def load_run(target: Path) -> LoadedRun:
     """Loads the final model of a run.
 
     Args:
-        target: a run folder, or a model.safetensors beside a recipe.yaml.
+        target: a run folder, or a model.safetensors or sparse file beside a recipe.yaml.
 
     Raises:
         FileNotFoundError: there is no such run, or it is not finished.
@@ -67,14 +68,19 @@ def load_run(target: Path) -> LoadedRun:
     if not weights.is_file():
         unfinished = "; the run there is not finished, go on with --resume" if (folder / RECIPE).is_file() else ""
         raise FileNotFoundError(f"there is no {weights}{unfinished}")
-    _refuse_other_formats(weights)
+    if weights.suffix != SPARSE_SUFFIX:
+        _refuse_other_formats(weights)
     if not (folder / RECIPE).is_file():
         raise FileNotFoundError(f"there is no {RECIPE} beside {weights}, which says what model it is")
     recipe = load_recipe(str(folder / RECIPE))
-    facts = read_metadata(weights)
+    sparse = weights.suffix == SPARSE_SUFFIX
+    facts = read_sparse_metadata(weights) if sparse else read_metadata(weights)
     model = create_recipe_model(recipe, facts, seed=None, load_weights=False)
     take_widths(model, facts.get(WIDTHS), weights)
-    load_weights(weights, model)
+    if sparse:
+        fill_model(model, load_sparse(weights), weights)
+    else:
+        load_weights(weights, model)
     summary = read_summary(folder) if (folder / SUMMARY).is_file() else None
     settings = read_settings(folder) if (folder / SETTINGS).is_file() else None
     return LoadedRun(model.eval(), recipe, summary, facts, settings)

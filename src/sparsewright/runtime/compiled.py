@@ -1,0 +1,329 @@
+"""``compile_sparse``: a network with zeros in it as a program for this machine's CPU."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from sparsewright.checks import join_names
+from sparsewright.files import write_text
+from sparsewright.formats import percent
+from sparsewright.modules import unwrapped
+from sparsewright.runtime.choosing import LayerChoice, choose
+from sparsewright.runtime.engine import Engine
+from sparsewright.runtime.fusion import fuse
+from sparsewright.runtime.graph import Network, TorchCall
+from sparsewright.runtime.library import Kernels, kernels
+from sparsewright.runtime.lowering import LoweringError, lower
+from sparsewright.runtime.planning import TorchTask, WeightedTask, plan
+from sparsewright.runtime.torch_engine import TorchEngine
+
+LARGEST_DIFFERENCE = 1e-4
+"""Between the results of the compiled and the dense network, relative to the largest number in them."""
+
+_TIMED_ROUNDS, _TIMED_SECONDS = 30, 0.5
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """What became of a network.
+
+    Attributes:
+        engine: what runs it: "kernels (NAME)", "torch" (without kernels) or "dense" (the model itself).
+        reason: why it is not the kernels; empty where it is.
+        threads: of the kernels.
+        layers: what was chosen for each layer.
+        through_torch: operators that torch runs among the kernels.
+        milliseconds: of the compiled and of the dense network, where both were timed.
+        working_bytes: memory of the kernels for weights and values.
+    """
+
+    engine: str
+    reason: str = ""
+    threads: int = 1
+    layers: tuple[LayerChoice, ...] = ()
+    through_torch: tuple[str, ...] = ()
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
+    working_bytes: int = 0
+
+
+def compile_sparse(
+    model: nn.Module,
+    example_input: Tensor,
+    *,
+    threads: int | None = None,
+    choices: Mapping[str, str] | Path | str | None = None,
+) -> CompiledSparse:
+    """Make a network fast on this machine's CPU by leaving its zeros out.
+
+    Batch norms are folded into the layers before them; activations and residual sums are done where a layer's result
+    is written. Each convolution and linear layer is timed with every kernel that can run it, a dense one included, and
+    keeps the fastest. What there are no kernels for runs through torch, as does a whole network that ``torch.export``
+    cannot trace, or that torch runs faster; :meth:`CompiledSparse.summary` says so.
+
+    Args:
+        model: in evaluation mode, on the CPU, in float32; wrapped (DDP, ``torch.compile``) or not. It is left as it is.
+        example_input: a tensor as the model takes it. The result runs inputs of exactly this shape; compile again for
+            another batch or picture size.
+        threads: that the kernels use; torch's number (``torch.get_num_threads()``) by default.
+        choices: of an earlier compilation on a machine of the same kind: :attr:`CompiledSparse.choices`, or a file that
+            :meth:`CompiledSparse.save_choices` wrote. Nothing is timed then.
+
+    Returns:
+        A module that maps a tensor to a tensor, for inference alone.
+
+    Raises:
+        FileNotFoundError: there is no such file of choices.
+        TypeError: ``model`` is no module, or ``example_input`` no tensor.
+        ValueError: a model in training mode, weights or input elsewhere than on the CPU or of another type than
+            float32, no samples, no positive number of threads, or choices that do not fit the network.
+    """
+    network = unwrapped(model)
+    _check_model(network)
+    _check_tensor("example_input", example_input)
+    if example_input.dim() == 0 or example_input.numel() == 0:
+        raise ValueError(f"example_input has shape {tuple(example_input.shape)}; it needs at least one sample")
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise ValueError(f"threads must be a positive number, got {threads!r}")
+    given = None if choices is None else _choices(choices)
+    found = kernels()
+    with torch.no_grad():
+        example = example_input.detach().contiguous()
+        expected = network(example)
+        if not isinstance(expected, Tensor):
+            raise TypeError(f"{type(network).__name__} returns {type(expected).__name__}; a tensor is supported")
+        return _compiled(network, example, expected, found, threads or torch.get_num_threads(), given)
+
+
+class CompiledSparse(nn.Module):
+    """A network that :func:`compile_sparse` made; call it as the model.
+
+    It holds no parameters, and cannot be copied or saved: it is a program for this process. Calls from several threads
+    wait for each other.
+
+    Attributes:
+        compilation: what became of the network.
+    """
+
+    def __init__(self, run: Callable[[Tensor], Tensor], input_shape: tuple[int, ...], compilation: Compilation) -> None:
+        super().__init__()
+        self._run = run
+        self._input_shape = input_shape
+        self.compilation = compilation
+        super().eval()
+
+    def forward(self, value: Tensor) -> Tensor:
+        """The network's result.
+
+        Raises:
+            TypeError: not a tensor.
+            ValueError: a tensor of another shape, type or device than the one it was compiled for, or one that requires
+                a gradient while gradients are recorded.
+        """
+        _check_tensor("the input", value)
+        if tuple(value.shape) != self._input_shape:
+            raise ValueError(
+                f"the input has shape {tuple(value.shape)}, and this network was compiled for {self._input_shape}; "
+                "compile it again for another shape"
+            )
+        if value.requires_grad and torch.is_grad_enabled():
+            raise ValueError("the input requires a gradient, and a compiled network has none; use torch.no_grad()")
+        with torch.no_grad():
+            return self._run(value.contiguous())
+
+    def train(self, mode: bool = True) -> CompiledSparse:
+        """Stays in evaluation mode.
+
+        Raises:
+            ValueError: training mode is asked for.
+        """
+        if mode:
+            raise ValueError("a compiled network cannot be trained")
+        return self
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """The kernel of each layer, by the name of its weight."""
+        return {layer.layer: layer.kernel for layer in self.compilation.layers}
+
+    def save_choices(self, file: Path | str) -> None:
+        """Write :attr:`choices` as JSON, for ``compile_sparse(choices=...)``.
+
+        Raises:
+            SaveError: writing failed; a former file is intact.
+        """
+        write_text(Path(file), json.dumps(self.choices, indent=1) + "\n")
+
+    def summary(self) -> str:
+        """What runs the network and why, and for each layer its kernel and the times that decided."""
+        made = self.compilation
+        lines = [f"input {' x '.join(map(str, self._input_shape))}, runs on: {made.engine}, threads: {made.threads}"]
+        if made.reason:
+            lines.append(f"not on kernels: {made.reason}")
+        if made.milliseconds:
+            lines.append(", ".join(f"{name} {value:.3f} ms" for name, value in made.milliseconds.items()))
+        if made.working_bytes:
+            lines.append(f"memory {made.working_bytes / 2**20:.1f} MiB")
+        if made.through_torch:
+            lines.append(f"through torch: {', '.join(made.through_torch)}")
+        rows = [("layer", "sparsity", "kernel", "milliseconds of each kernel")]
+        for layer in made.layers:
+            times = ", ".join(f"{name} {value:.3f}" for name, value in layer.milliseconds.items())
+            rows.append((layer.layer, percent(layer.sparsity), layer.kernel, times))
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        for name, sparsity, kernel, times in rows if made.layers else []:
+            cells = (name.ljust(widths[0]), sparsity.rjust(widths[1]), kernel.ljust(widths[2]), times)
+            lines.append("  ".join(cells).rstrip())
+        return "\n".join(lines)
+
+    def extra_repr(self) -> str:
+        """Shape and engine."""
+        return f"input={self._input_shape}, engine={self.compilation.engine}"
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError("a compiled network is a program for this process; save the model and compile it again")
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        self.__getstate__()
+
+
+def _compiled(
+    model: nn.Module,
+    example: Tensor,
+    expected: Tensor,
+    found: Kernels | None,
+    threads: int,
+    given: Mapping[str, str] | None,
+) -> CompiledSparse:
+    shape = tuple(example.shape)
+    try:
+        network = fuse(lower(model, example))
+    except LoweringError as error:
+        return _dense(model, shape, threads, str(error))
+    if found is None:
+        run, made = _on_torch(network, example, threads)
+    else:
+        run, made = _on_kernels(network, found, threads, given)
+    difference = _difference(run(example), expected)
+    if difference > LARGEST_DIFFERENCE:
+        return _dense(model, shape, threads, f"the results differ by {difference:.1g} of their largest number", made)
+    if given is not None:
+        return CompiledSparse(run, shape, made)
+    times = _compared(run, model, example)
+    made = _with_times(made, times)
+    if times["dense model"] < times["compiled"]:
+        return _dense(model, shape, threads, "torch runs the dense model faster", made)
+    return CompiledSparse(run, shape, made)
+
+
+def _on_kernels(
+    network: Network, found: Kernels, threads: int, given: Mapping[str, str] | None
+) -> tuple[Callable[[Tensor], Tensor], Compilation]:
+    laid_out = plan(network)
+    layers = [task for task in laid_out.tasks if isinstance(task, WeightedTask)]
+    if given is not None:
+        _check_choices(given, [task.step.layer for task in layers])
+    chosen = {
+        task.step.name: choose(task, found, threads, given[task.step.layer] if given is not None else None)
+        for task in layers
+    }
+    tasks = [chosen[task.step.name][0] if isinstance(task, WeightedTask) else task for task in laid_out.tasks]
+    engine = Engine(laid_out, tasks, found, threads)
+    output_shape = network.shapes()[network.output]
+    calls = [str(task.step.target) for task in tasks if isinstance(task, TorchTask)]
+    made = Compilation(
+        engine=f"kernels ({found.instructions})",
+        threads=threads,
+        layers=tuple(choice for _, choice in chosen.values()),
+        through_torch=tuple(dict.fromkeys(calls)),
+        working_bytes=engine.working_bytes,
+    )
+    return lambda value: engine.run(value, output_shape), made
+
+
+def _on_torch(network: Network, example: Tensor, threads: int) -> tuple[Callable[[Tensor], Tensor], Compilation]:
+    engine = TorchEngine(network, example)
+    calls = [str(step.target) for step in network.steps if isinstance(step, TorchCall)]
+    reason = "they were not compiled when the package was installed, or were switched off"
+    made = Compilation("torch", reason, threads, tuple(engine.layers), tuple(dict.fromkeys(calls)))
+    return engine.run, made
+
+
+def _dense(
+    model: nn.Module, shape: tuple[int, ...], threads: int, reason: str, tried: Compilation | None = None
+) -> CompiledSparse:
+    tried = tried or Compilation("dense")
+    return CompiledSparse(model, shape, Compilation("dense", reason, threads, (), (), tried.milliseconds))
+
+
+def _with_times(made: Compilation, times: Mapping[str, float]) -> Compilation:
+    return Compilation(**{**made.__dict__, "milliseconds": {name: 1000 * value for name, value in times.items()}})
+
+
+def _difference(result: Tensor, expected: Tensor) -> float:
+    if result.shape != expected.shape or not torch.equal(result.isnan(), expected.isnan()):
+        return float("inf")
+    result, expected = result.nan_to_num(), expected.nan_to_num()
+    largest = float(expected.abs().max())
+    return float((result - expected).abs().max()) / (largest or 1.0)
+
+
+def _compared(run: Callable[[Tensor], Tensor], model: nn.Module, example: Tensor) -> dict[str, float]:
+    """Shortest seconds of both, in turn; the shortest, since whatever else the machine does only adds to it."""
+    networks: dict[str, Callable[[Tensor], Tensor]] = {"compiled": run, "dense model": model}
+    times = dict.fromkeys(networks, float("inf"))
+    begin = time.perf_counter()
+    for _ in range(_TIMED_ROUNDS):
+        for name, network in networks.items():
+            start = time.perf_counter()
+            network(example)
+            times[name] = min(times[name], time.perf_counter() - start)
+        if time.perf_counter() - begin > _TIMED_SECONDS:
+            break
+    return times
+
+
+def _check_model(model: nn.Module) -> None:
+    if any(module.training for module in model.modules()):
+        raise ValueError(f"{type(model).__name__} is in training mode; call model.eval() first")
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if tensor.device.type != "cpu":
+            raise ValueError(f"{name} is on {tensor.device}; compile_sparse makes programs for the CPU: move the model")
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise ValueError(f"{name} is {tensor.dtype}; float32 is supported: call model.float()")
+
+
+def _check_tensor(name: str, value: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.device.type != "cpu" or value.dtype != torch.float32 or value.layout != torch.strided:
+        raise ValueError(f"{name} is {value.dtype} on {value.device}; dense float32 on the CPU is supported")
+
+
+def _choices(choices: Mapping[str, str] | Path | str) -> dict[str, str]:
+    if isinstance(choices, Mapping):
+        return dict(choices)
+    path = Path(choices)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(kernel, str) for kernel in found.values()):
+        raise ValueError(f"{path} does not hold the choices of a compiled network")
+    return found
+
+
+def _check_choices(given: Mapping[str, str], layers: list[str]) -> None:
+    if missing := [layer for layer in layers if layer not in given]:
+        raise ValueError(f"the choices lack {join_names(missing)}")
+    if unknown := [layer for layer in given if layer not in layers]:
+        raise ValueError(f"the network has no layer {join_names(unknown)}, for which there are choices")

@@ -1,0 +1,393 @@
+"""Sparse inference: the same results as the dense network, for any layer, network and instruction set."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import sparsewright as sw
+from sparsewright.models import create_model
+from sparsewright.runtime import library
+from sparsewright.runtime.choosing import choose, kernel_names
+from sparsewright.runtime.compiled import LARGEST_DIFFERENCE, CompiledSparse, compile_sparse
+from sparsewright.runtime.engine import Engine
+from sparsewright.runtime.fusion import fuse
+from sparsewright.runtime.graph import Convolution, Limits, Linear, Network, Pool, Step
+from sparsewright.runtime.lowering import lower
+from sparsewright.runtime.planning import WeightedTask, plan
+
+KERNELS = [*library.available(), "torch"]
+
+
+@pytest.fixture(params=KERNELS)
+def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv(library.ENVIRONMENT, request.param)
+    return request.param
+
+
+def needs_kernels() -> None:
+    if not library.available():
+        pytest.skip("no kernels were compiled: there is no C++ compiler")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    former = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(former)
+
+
+def pruned(model: nn.Module, sparsity: float, seed: int = 0) -> nn.Module:
+    """Random zeros in every weight with two or more dimensions, and batch norms that do something."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() >= 2:
+                parameter.mul_(torch.rand(parameter.shape, generator=generator) >= sparsity)
+        for module in model.modules():
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                assert module.running_mean is not None
+                assert module.running_var is not None
+                for tensor in (module.weight, module.bias, module.running_mean):
+                    tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.3 + 0.2)
+                module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
+    return model.eval()
+
+
+def difference(fast: Callable[[Tensor], Tensor], model: nn.Module, value: Tensor) -> float:
+    with torch.no_grad():
+        expected, result = model(value), fast(value)
+    assert result.shape == expected.shape
+    assert result.dtype == torch.float32
+    return float((result - expected).abs().max()) / max(float(expected.abs().max()), 1e-6)
+
+
+def on_kernels(model: nn.Module, value: Tensor, index: int = -1, **options: Any) -> CompiledSparse:
+    """Compiled with choices given, since small networks are else left to torch for being small."""
+    kernels = library.kernels()
+    if kernels is None:
+        return compile_sparse(model, value, **options)
+    choices = chosen(fuse(lower(model, value)), kernels, index)
+    fast = compile_sparse(model, value, choices=choices, **options)
+    assert fast.compilation.engine.startswith("kernels"), fast.summary()
+    return fast
+
+
+def chosen(network: Network, kernels: library.Kernels, index: int) -> dict[str, str]:
+    """For each layer one of the kernels that it can have."""
+    names = {
+        task.step.layer: kernel_names(task, kernels) for task in plan(network).tasks if isinstance(task, WeightedTask)
+    }
+    return {layer: available[index % len(available)] for layer, available in names.items()}
+
+
+def run_steps(steps: list[Step], value: Tensor, index: int, threads: int) -> Tensor:
+    """What the kernels make of a chain of steps, which torch.export would take a second for."""
+    network = Network(tuple(steps), "x", tuple(value.shape), steps[-1].name)
+    kernels = library.kernels()
+    assert kernels is not None
+    laid_out, choices = plan(network), chosen(network, kernels, index)
+    tasks = [
+        choose(task, kernels, threads, choices[task.step.layer])[0] if isinstance(task, WeightedTask) else task
+        for task in laid_out.tasks
+    ]
+    return Engine(laid_out, tasks, kernels, threads).run(value, steps[-1].shape)
+
+
+def random_weight(shape: tuple[int, ...], sparsity: float) -> Tensor:
+    return torch.randn(shape) * (torch.rand(shape) >= sparsity)
+
+
+def close(result: Tensor, expected: Tensor) -> bool:
+    return torch.allclose(result, expected, rtol=1e-5, atol=1e-5 * max(1.0, float(expected.abs().max())))
+
+
+SPARSITIES = st.sampled_from([0.0, 0.5, 0.9, 1.0])
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_any_convolution(data: st.DataObject) -> None:
+    needs_kernels()
+    draw = data.draw
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    of_group, outputs_of_group = draw(st.integers(1, 5)), draw(st.integers(1, 7))
+    kernel = (draw(st.integers(1, 5)), draw(st.integers(1, 4)))
+    stride, padding, dilation = (
+        (draw(st.integers(low, high)), draw(st.integers(low, high))) for low, high in ((1, 3), (0, 3), (1, 2))
+    )
+    size = [d * (k - 1) + 1 + draw(st.integers(0, 20)) for d, k in zip(dilation, kernel, strict=True)]
+    value = torch.randn(draw(st.integers(1, 4)), groups * of_group, *size)
+    weight = random_weight((groups * outputs_of_group, of_group, *kernel), draw(SPARSITIES))
+    bias = torch.randn(len(weight))
+    expected = F.conv2d(value, weight, bias, stride, padding, dilation, groups)
+    limits = draw(st.sampled_from([Limits(), Limits(0.0), Limits(-0.5, 0.75)]))
+    step = Convolution(
+        name="y",
+        inputs=("x",),
+        shape=tuple(expected.shape),
+        limits=limits,
+        layer="layer",
+        weight=weight,
+        bias=bias,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+    )
+    result = run_steps([step], value, draw(st.integers(0, 9)), draw(st.integers(1, 3)))
+    assert close(result, expected.clamp(limits.low, limits.high))
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_linear_layer(data: st.DataObject) -> None:
+    needs_kernels()
+    draw = data.draw
+    samples, inputs, outputs = draw(st.integers(1, 40)), draw(st.integers(1, 70)), draw(st.integers(1, 40))
+    value = torch.randn(samples, inputs)
+    weight, bias = random_weight((outputs, inputs), draw(SPARSITIES)), torch.randn(outputs)
+    expected = F.linear(value, weight, bias)
+    step = Linear(name="y", inputs=("x",), shape=tuple(expected.shape), layer="layer", weight=weight, bias=bias)
+    assert close(run_steps([step], value, draw(st.integers(0, 9)), draw(st.integers(1, 3))), expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_any_pool(data: st.DataObject) -> None:
+    needs_kernels()
+    draw = data.draw
+    kernel = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    stride = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    padding = tuple(draw(st.integers(0, side // 2)) for side in kernel)
+    value = torch.randn(
+        draw(st.integers(1, 3)), draw(st.integers(1, 5)), *(k + draw(st.integers(0, 9)) for k in kernel)
+    )
+    average, counted = draw(st.booleans()), draw(st.booleans())
+    if average:
+        expected = F.avg_pool2d(value, kernel, stride, padding, count_include_pad=counted)
+    else:
+        expected = F.max_pool2d(value, kernel, stride, padding)
+    divisor = kernel[0] * kernel[1] if counted else 0
+    step = Pool(
+        name="y",
+        inputs=("x",),
+        shape=tuple(expected.shape),
+        average=average,
+        kernel=kernel,
+        stride=stride,
+        padding=(padding[0], padding[1]),
+        divisor=divisor,
+    )
+    assert close(run_steps([step], value, 0, draw(st.integers(1, 3))), expected)
+
+
+class Everything(nn.Module):
+    """What networks of the field are made of, and one operator that has no kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(12)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.left, self.right = nn.Conv2d(12, 12, 3, padding=1), nn.Conv2d(12, 12, 1)
+        self.before = nn.BatchNorm2d(24)
+        self.deep = nn.Conv2d(24, 24, 5, padding=2, groups=24)
+        self.down = nn.Conv2d(24, 16, 3, stride=2, padding=1)
+        self.skip = nn.Conv2d(24, 16, 1, stride=2)
+        self.average = nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+        self.narrow = nn.Conv2d(16, 8, 3)
+        self.last, self.head = nn.Linear(8, 9), nn.Linear(9, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(F.relu(self.norm(self.stem(x))))
+        x = torch.cat([self.left(x) + x, F.relu(self.right(x))], dim=1)
+        x = F.relu(self.before(x))
+        x = F.hardtanh(self.deep(x), -1.5, 2.0)
+        x = F.relu(self.down(x) + self.skip(x))
+        x = self.average(x) + x
+        x = F.gelu(self.narrow(x))
+        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        return self.head(F.dropout(F.relu_(self.last(x)), training=self.training))
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_network_of_everything(instructions: str, samples: int) -> None:
+    model = pruned(Everything(), 0.6)
+    value = torch.randn(samples, 3, 45, 61)
+    for index in (0, -1):
+        fast = on_kernels(model, value, index=index)
+        assert difference(fast, model, value) < 1e-5
+    if instructions != "torch":
+        assert fast.compilation.through_torch == ("aten.gelu.default",)
+        assert "aten.gelu.default" in fast.summary()
+
+
+@pytest.mark.parametrize("name", ["lenet300", "lenet5", "resnet20", "vgg19", "wrn16_4"])
+def test_the_papers_networks(instructions: str, name: str) -> None:
+    size = 28 if name.startswith("lenet") else 32
+    channels = 1 if size == 28 else 3
+    try:
+        model = create_model(name, num_classes=10, in_channels=channels, image_size=size)
+    except ValueError:
+        pytest.skip(f"there is no network {name}")
+    pruned(model, 0.9)
+    value = torch.randn(2, channels, size, size)
+    fast = compile_sparse(model, value)
+    assert difference(fast, model, value) < LARGEST_DIFFERENCE
+    assert not fast.compilation.reason or fast.compilation.engine in ("dense", "torch")
+
+
+def test_it_is_as_exact_at_resnet50_as_at_small_networks() -> None:
+    needs_kernels()
+    from torchvision.models import resnet50
+
+    model = pruned(resnet50(), 0.95)
+    value = torch.randn(1, 3, 224, 224)
+    fast = compile_sparse(model, value)
+    assert fast.compilation.engine.startswith("kernels"), fast.summary()
+    assert difference(fast, model, value) < 1e-5
+    dense = sum(parameter.nbytes for parameter in model.parameters())
+    assert fast.compilation.working_bytes < dense
+
+
+def test_results_do_not_depend_on_calls_before_or_beside() -> None:
+    needs_kernels()
+    model = pruned(Everything(), 0.6)
+    values = [torch.randn(1, 3, 45, 61) for _ in range(8)]
+    fast = on_kernels(model, values[0], threads=2)
+    alone = [fast(value).clone() for value in values]
+    fast(torch.full((1, 3, 45, 61), float("nan")))
+    with ThreadPoolExecutor(4) as pool:
+        beside = list(pool.map(fast, values * 5))
+    assert all(torch.equal(result, alone[index % 8]) for index, result in enumerate(beside))
+    assert difference(fast, model, values[0].to(memory_format=torch.channels_last)) < 1e-5
+
+
+def test_nan_and_infinity_go_through_as_in_torch(instructions: str) -> None:
+    model = pruned(nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(75, 2)), 0.0)
+    value = torch.randn(1, 2, 5, 5)
+    fast = on_kernels(model, value)
+    for wrong in (float("nan"), float("inf")):
+        changed = value.clone()
+        changed[0, 0, 2, 2] = wrong
+        with torch.no_grad():
+            assert torch.equal(fast(changed).isnan(), model(changed).isnan())
+
+
+def test_choices_are_printed_saved_and_used_again(tmp_path: Path) -> None:
+    needs_kernels()
+    model = pruned(create_model("resnet20", num_classes=10, in_channels=3, image_size=32), 0.95)
+    value = torch.randn(1, 3, 32, 32)
+    first = on_kernels(model, value)
+    first.save_choices(tmp_path / "choices.json")
+    again = compile_sparse(model, value, choices=tmp_path / "choices.json")
+    assert again.choices == first.choices
+    assert torch.equal(again(value), first(value))
+    names = [name for name, parameter in model.named_parameters() if parameter.dim() >= 2]
+    assert sorted(first.choices) == sorted(names)
+    summary = first.summary()
+    assert all(name in summary for name in names)
+    with pytest.raises(ValueError, match="the choices lack"):
+        compile_sparse(model, value, choices={})
+    with pytest.raises(ValueError, match="has no layer nothing"):
+        compile_sparse(model, value, choices=first.choices | {"nothing": "dense"})
+    with pytest.raises(ValueError, match="has no kernel 'magic' here"):
+        compile_sparse(model, value, choices=dict.fromkeys(first.choices, "magic"))
+    (tmp_path / "damaged.json").write_text("{")
+    with pytest.raises(ValueError, match=r"damaged\.json is damaged"):
+        compile_sparse(model, value, choices=tmp_path / "damaged.json")
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        compile_sparse(model, value, choices=tmp_path / "none.json")
+
+
+class TwoResults(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) if float(x.sum()) > 0 else -self.layer(x)
+
+
+def test_what_cannot_be_traced_runs_as_it_is_and_says_why() -> None:
+    model = Branching().eval()
+    fast = compile_sparse(model, torch.ones(1, 4))
+    assert fast.compilation.engine == "dense"
+    assert "torch.export cannot trace it" in fast.summary()
+    for sign in (1, -1):
+        assert torch.equal(fast(torch.full((1, 4), float(sign))), model(torch.full((1, 4), float(sign))))
+
+
+def test_a_network_without_zeros_works(instructions: str) -> None:
+    model = pruned(Everything(), 0.0)
+    value = torch.randn(1, 3, 45, 61)
+    assert difference(compile_sparse(model, value), model, value) < 1e-5
+
+
+def test_a_network_of_other_shapes_goes_through_torch(instructions: str) -> None:
+    model = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    value = torch.randn(2, 5, 16)
+    assert difference(compile_sparse(model, value), model, value) < 1e-4
+
+
+def test_bad_input_is_named() -> None:
+    model, value = (
+        pruned(create_model("lenet5", num_classes=10, in_channels=1, image_size=28), 0.9),
+        torch.randn(1, 1, 28, 28),
+    )
+    with pytest.raises(ValueError, match="LeNet5 is in training mode"):
+        compile_sparse(copy.deepcopy(model).train(), value)
+    with pytest.raises(ValueError, match=r"conv1\.weight is torch\.float16; float32 is supported"):
+        compile_sparse(copy.deepcopy(model).half(), value)
+    with pytest.raises(ValueError, match=r"conv1\.weight is on meta"):
+        compile_sparse(copy.deepcopy(model).to("meta"), value)
+    with pytest.raises(ValueError, match=r"example_input is torch\.float64"):
+        compile_sparse(model, value.double())
+    with pytest.raises(ValueError, match="at least one sample"):
+        compile_sparse(model, value[:0])
+    wrong: Any = [value]
+    with pytest.raises(TypeError, match="example_input must be a tensor, got list"):
+        compile_sparse(model, wrong)
+    wrong = "model"
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got str"):
+        compile_sparse(wrong, value)
+    for threads in (0, 1.5):
+        wrong = threads
+        with pytest.raises(ValueError, match="threads must be a positive number"):
+            compile_sparse(model, value, threads=wrong)
+    with pytest.raises(TypeError, match="returns tuple"):
+        compile_sparse(TwoResults().eval(), value)
+    fast = compile_sparse(model, value)
+    with pytest.raises(ValueError, match=r"has shape \(2, 1, 28, 28\), and this network was compiled for"):
+        fast(torch.randn(2, 1, 28, 28))
+    with pytest.raises(ValueError, match="requires a gradient"):
+        fast(value.clone().requires_grad_())
+    with pytest.raises(ValueError, match="cannot be trained"):
+        fast.train()
+    for make_copy in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="program for this process"):
+            make_copy(fast)
+
+
+def test_kernels_are_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(library.ENVIRONMENT, "sse9")
+    with pytest.raises(ValueError, match=r"SPARSEWRIGHT_KERNELS=sse9: kernels here are .*torch"):
+        sw.compile_sparse(nn.Linear(2, 2).eval(), torch.randn(1, 2))
