@@ -1,4 +1,4 @@
-"""A trained run as a small file, compiled and measured: what ``export``, ``eval``, ``inspect`` and ``bench`` make of it."""
+"""A trained run as a small file, compiled and measured: ``export``, ``eval``, ``inspect`` and ``bench``."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class Failing(torch.nn.Module):
 
 def test_an_engine_that_fails_is_named_and_the_others_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 3)).eval()
-    broken = {**ENGINES, "onnxruntime": type(ENGINES["eager"])("Broken", None, lambda *_: Failing())}
+    broken = {**ENGINES, "onnxruntime": type(ENGINES["eager"])("Broken", None, lambda subject: Failing())}
     monkeypatch.setattr("sparsewright.bench.measuring.ENGINES", broken)
     result = bench_network(model, torch.randn(4), engines=["eager", "onnxruntime"], seconds=0.05)
     good, bad = result.rows

@@ -16,6 +16,7 @@ from sparsewright.modules import evaluation_mode
 # A timing is of as many calls as last this long, far above the resolution of the clock.
 _SECONDS_PER_TIMING = 0.005
 _WARM_UP_CALLS = 3
+_PAUSE_SECONDS = 0.05
 _FEWEST_ROUNDS, _MOST_ROUNDS = 5, 50
 
 
@@ -41,7 +42,8 @@ def measure_latency(
     """Time several networks in one run, in turn, so that a busy or warming machine disturbs all of them alike.
 
     Every network runs on the example in evaluation mode without gradients, a few times before it is timed. A round
-    times each network once, every other round in the opposite order; there are 5 to 50 rounds.
+    times each network once, after a short pause and a call that is not timed, every other round in the opposite order;
+    there are 5 to 50 rounds.
 
     Args:
         networks: name -> network, all on the example's device.
@@ -80,7 +82,8 @@ def _time_in_turn(
         if done >= _FEWEST_ROUNDS and time.perf_counter() >= end:
             break
         for name in list(networks) if done % 2 == 0 else reversed(list(networks)):
-            # Untimed, so that what the one before left in the caches, and its threads that still spin, are gone.
+            # Threads of the one before may still spin, and would take a core from this one.
+            time.sleep(_PAUSE_SECONDS)
             _seconds_per_call(networks[name], example_input, 1)
             timings[name].append(_seconds_per_call(networks[name], example_input, calls[name]))
     return timings

@@ -7,6 +7,7 @@ import importlib.util
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,41 @@ class EngineError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Subject:
+    """What an engine is to run.
+
+    Attributes:
+        model: in evaluation mode.
+        example: an input.
+        threads: of the engine.
+    """
+
+    model: nn.Module
+    example: Tensor
+    threads: int
+
+    @cached_property
+    def onnx(self) -> bytes:
+        """The network as ONNX, made once for all engines that read it."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "model.onnx"
+            save_onnx(file, self.model, self.example)
+            return file.read_bytes()
+
+
+@dataclass(frozen=True)
 class Engine:
     """One engine.
 
     Attributes:
         label: for people.
         package: that it needs, or None.
-        prepare: makes it ready: (network in evaluation mode, example input, threads) -> module.
+        prepare: makes it ready.
     """
 
     label: str
     package: str | None
-    prepare: Callable[[nn.Module, Tensor, int], nn.Module]
+    prepare: Callable[[Subject], nn.Module]
 
     @property
     def installed(self) -> bool:
@@ -52,40 +76,37 @@ class _Session(nn.Module):
         return torch.from_numpy(self._run(value.numpy()))
 
 
-def _eager(model: nn.Module, example: Tensor, threads: int) -> nn.Module:
-    return model
+def _eager(subject: Subject) -> nn.Module:
+    return subject.model
 
 
-def _torch_compile(model: nn.Module, example: Tensor, threads: int) -> nn.Module:
+def _torch_compile(subject: Subject) -> nn.Module:
     torch.compiler.reset()
-    compiled = torch.compile(model, dynamic=False)
+    compiled = torch.compile(subject.model, dynamic=False)
     with torch.inference_mode():
-        compiled(example)
+        compiled(subject.example)
     assert isinstance(compiled, nn.Module)
     return compiled
 
 
-def _onnxruntime(model: nn.Module, example: Tensor, threads: int) -> nn.Module:
+def _onnxruntime(subject: Subject) -> nn.Module:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = subject.threads
     options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(_onnx(model, example), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(subject.onnx, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return _Session(lambda value: session.run(None, {name: value})[0])
 
 
-def _openvino(precision: str) -> Callable[[nn.Module, Tensor, int], nn.Module]:
-    def prepare(model: nn.Module, example: Tensor, threads: int) -> nn.Module:
+def _openvino(precision: str) -> Callable[[Subject], nn.Module]:
+    def prepare(subject: Subject) -> nn.Module:
         core = importlib.import_module("openvino").Core()
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "model.onnx"
-            file.write_bytes(_onnx(model, example))
-            network = core.read_model(str(file))
-        network.reshape(list(example.shape))
+        network = core.read_model(subject.onnx)
+        network.reshape(list(subject.example.shape))
         settings = {
-            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_NUM_THREADS": subject.threads,
             "INFERENCE_PRECISION_HINT": precision,
             "PERFORMANCE_HINT": "LATENCY",
         }
@@ -95,8 +116,8 @@ def _openvino(precision: str) -> Callable[[nn.Module, Tensor, int], nn.Module]:
     return prepare
 
 
-def _sparsewright(model: nn.Module, example: Tensor, threads: int) -> CompiledSparse:
-    return compile_sparse(model, example, threads=threads)
+def _sparsewright(subject: Subject) -> CompiledSparse:
+    return compile_sparse(subject.model, subject.example, threads=subject.threads)
 
 
 ENGINES = {
@@ -108,10 +129,3 @@ ENGINES = {
     "sparsewright": Engine("sparsewright", None, _sparsewright),
 }
 """By the name that ``--engines`` takes, in the order of the table."""
-
-
-def _onnx(model: nn.Module, example: Tensor) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.onnx"
-        save_onnx(file, model, example)
-        return file.read_bytes()

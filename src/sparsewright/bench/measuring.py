@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsewright.analysis import Latency, measure_latency
-from sparsewright.bench.engines import ENGINES, EngineError
+from sparsewright.bench.engines import ENGINES, EngineError, Subject
 from sparsewright.modules import evaluation_mode
 from sparsewright.runtime import Compilation, CompiledSparse
 
@@ -98,6 +98,7 @@ def _prepared(
 ) -> tuple[dict[str, nn.Module], dict[str, str]]:
     ready: dict[str, nn.Module] = {}
     failures: dict[str, str] = {}
+    subject = Subject(model, example, threads)
     with evaluation_mode(model), torch.no_grad():
         for name in engines:
             if not ENGINES[name].installed:
@@ -105,7 +106,7 @@ def _prepared(
                 continue
             progress(f"preparing {ENGINES[name].label} for batch {len(example)} on {threads} threads")
             try:
-                ready[name] = ENGINES[name].prepare(model, example, threads)
+                ready[name] = ENGINES[name].prepare(subject)
                 ready[name](example)
             # Whatever another library raises: the others are measured all the same, and the table says why.
             except Exception as error:

@@ -33,6 +33,9 @@ HOPELESS = 2.0
 PASSES = (1, 4)
 """Tiles side by side before the next row."""
 
+SHORT_PLACES = 2**16
+"""So many inputs of a layer on one sample are numbered with two bytes, as ``kernels/rows.h`` expects."""
+
 Builder = Callable[[], PlannedOperation]
 
 
@@ -100,9 +103,7 @@ def _builders(task: WeightedTask, kernels: Kernels) -> dict[str, Builder]:
     if not grouped and bool((step.weight != 0).all()):
         return builders
     if one_sample:
-        builders[SPARSE] = lambda: _with_rows(
-            operation, sparse_rows(step.weight, feature_offsets(step.weight.shape[1], source), sort=False)
-        )
+        builders[SPARSE] = lambda: _one_sample(task)
         return builders
     packed: list[SparseRows] = []
 
@@ -138,6 +139,14 @@ def _tiles(positions: int, kernels: Kernels) -> list[tuple[int, int]]:
 def _with_rows(operation: PlannedOperation, rows: SparseRows, tile: int = 0, passes: int = 1) -> PlannedOperation:
     tensors = {"values": rows.values, "offsets": rows.offsets, "starts": rows.starts, "rows": rows.rows}
     return replace(operation, tensors={**operation.tensors, **tensors}, sizes={"tile": tile, "passes": passes})
+
+
+def _one_sample(task: WeightedTask) -> PlannedOperation:
+    inputs = task.step.weight.shape[1]
+    rows = sparse_rows(task.step.weight, feature_offsets(inputs, task.source), sort=False)
+    places = rows.offsets.to(torch.uint16) if inputs <= SHORT_PLACES else rows.offsets
+    tensors = {"values": rows.values, "offsets": places, "starts": rows.starts}
+    return replace(task.operation, tensors={**task.operation.tensors, **tensors}, sizes={"inputs": inputs})
 
 
 def _dense(task: WeightedTask, kernels: Kernels) -> PlannedOperation:

@@ -23,7 +23,7 @@ void run(const Operation& op, std::atomic<int64_t>& next, int64_t threads) {
     case kCopy: return run_copy(op, share);
     case kMaxPool:
       return run_pool(op, share, -std::numeric_limits<float>::infinity(),
-                      [](float a, float b) { return b < a ? a : b; }, [](float value, int64_t) { return value; });
+                      [](float a, float b) { return b < a || a != a ? a : b; }, [](float value, int64_t) { return value; });
     case kAveragePool:
       return run_pool(op, share, 0.0f, [](float a, float b) { return a + b; },
                       [&](float value, int64_t area) { return value / float(op.divisor ? op.divisor : area); });

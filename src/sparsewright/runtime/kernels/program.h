@@ -34,15 +34,15 @@ struct Operation {
   float* output;
   const float* residual;    // added before the limits, laid out as the output; or null
   const float* values;      // kSparse, kSparseRow: kept weights; kDense: [block][tap][row in block]; kDenseRow: weights
-  const int32_t* offsets;   // of each kept weight (kSparse, kSparseRow) or tap (kDense), in floats; kPhases: first row
-                            // and first column of each
+  const int32_t* offsets;   // of each kept weight (kSparse, kSparseRow) or tap (kDense), in floats; kSparseRow: uint16
+                            // for up to 65536 inputs; kPhases: first row and first column of each
   const int64_t* starts;    // kSparse, kSparseRow: where each row's weights begin; one more than rows
   const int32_t* rows;      // kSparse: the output channel of each row
   const float* bias;        // per output channel, zeros where there is none; kAffine: shifts
   const int32_t* valid;     // per position from `to.begin` on: -1 where there is a pixel, else 0
   float low, high;          // limits of what is stored
   int64_t channels;         // of the output
-  int64_t inputs;           // kDense: taps; kDenseRow: inputs; kPhases: phases
+  int64_t inputs;           // kDense: taps; kSparseRow, kDenseRow: inputs; kPhases: phases
   int64_t positions;        // from `to.begin` to behind the last pixel
   int64_t tile;             // kSparse: most vectors of positions at a time
   int64_t passes;           // kSparse: tiles side by side before the next row

@@ -8,20 +8,33 @@ void finish_row(const Operation& op, float sum, int64_t row) {
 }
 
 constexpr int64_t kRowsAtOnce = 16;
+// So many inputs are numbered with two bytes.
+constexpr int64_t kShortPlaces = 65536;
+
+// Memory brings the weights, so their places take as few bytes as they can.
+template <typename Place>
+void sparse_rows(const Operation& op, const Place* places, int64_t first, int64_t last) {
+  constexpr int kChains = 8;
+  for (int64_t row = first; row < last; ++row) {
+    int64_t k = op.starts[row];
+    const int64_t end = op.starts[row + 1];
+    float sums[kChains] = {};
+    for (; k + kChains <= end; k += kChains)
+#pragma GCC unroll 8
+      for (int i = 0; i < kChains; ++i) sums[i] += op.values[k + i] * op.input[places[k + i]];
+    for (; k < end; ++k) sums[0] += op.values[k] * op.input[places[k]];
+    finish_row(op, ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7])), row);
+  }
+}
 
 void run_sparse_row(const Operation& op, Share share) {
   const int64_t blocks = (op.channels + kRowsAtOnce - 1) / kRowsAtOnce;
   for (int64_t block; share.take(blocks, &block);) {
-    for (int64_t row = block * kRowsAtOnce; row < std::min(op.channels, (block + 1) * kRowsAtOnce); ++row) {
-      int64_t k = op.starts[row];
-      const int64_t end = op.starts[row + 1];
-      float sums[8] = {};
-      for (; k + 8 <= end; k += 8)
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; ++i) sums[i] += op.values[k + i] * op.input[op.offsets[k + i]];
-      for (; k < end; ++k) sums[0] += op.values[k] * op.input[op.offsets[k]];
-      finish_row(op, ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7])), row);
-    }
+    const int64_t first = block * kRowsAtOnce, last = std::min(op.channels, first + kRowsAtOnce);
+    if (op.inputs <= kShortPlaces)
+      sparse_rows(op, reinterpret_cast<const uint16_t*>(op.offsets), first, last);
+    else
+      sparse_rows(op, op.offsets, first, last);
   }
 }
 
