@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What an installation compiles besides: a change means to install again.
+SOURCES := pyproject.toml hatch_build.py src/sparsewright/runtime/building.py $(wildcard src/sparsewright/runtime/kernels/*.h src/sparsewright/runtime/kernels/*.cpp)
 
 .PHONY: demo test docs lint clean
 
@@ -24,15 +26,15 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}; set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed-train: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed-train: $(SOURCES) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train]'
 	@touch $@
 
-$(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed-docs: $(SOURCES) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,docs]'
 	@touch $@
 
-$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed-test: $(SOURCES) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@ $(VENV)/.installed-train $(VENV)/.installed-docs
 

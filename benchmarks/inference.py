@@ -44,7 +44,7 @@ def _of_registry(name: str, size: int, channels: int = 3, classes: int = 10) -> 
 
 CASES = {
     "resnet50": Case(_of_registry("torchvision:resnet50", 224, classes=1000), (3, 224, 224)),
-    "resnet50-cifar": Case(_of_registry("resnet50", 32), (3, 32, 32)),
+    "resnet50-cifar": Case(_of_registry("resnet50-cifar", 32), (3, 32, 32)),
     "vgg19-cifar": Case(_of_registry("vgg19", 32), (3, 32, 32)),
     "mobilenet_v2": Case(_of_registry("torchvision:mobilenet_v2", 224, classes=1000), (3, 224, 224)),
     "lenet300": Case(_of_registry("lenet300", 28, channels=1), (1, 28, 28)),

@@ -31,7 +31,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Settings of the recipe to change, such as optimizer.lr=0.05."),
 ]
-Target = Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="A run folder, or a model.safetensors in one.")]
+Target = Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="A run folder, or a file of weights in one.")]
 DataDir = Annotated[Path, typer.Option(metavar="DIR", help="Where data sets are, or are downloaded to.")]
 SeedOfRuns = Annotated[int, typer.Option(min=0, help="Seed of every run.")]
 DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA where there is one.")]

@@ -14,6 +14,7 @@ from sparsewright.runtime.memory import SLACK
 from sparsewright.runtime.operations import PlannedOperation, bound
 from sparsewright.runtime.packing import (
     SparseRows,
+    checked_offsets,
     convolution_offsets,
     convolution_rows,
     dense_blocks,
@@ -160,7 +161,7 @@ def _dense(task: WeightedTask, kernels: Kernels) -> PlannedOperation:
         offsets = convolution_offsets(step, task.source)
     else:
         offsets = feature_offsets(weight.shape[1], task.source)
-    packed = {"values": dense_blocks(weight, kernels.dense_rows), "offsets": offsets.reshape(-1).to(torch.int32)}
+    packed = {"values": dense_blocks(weight, kernels.dense_rows), "offsets": checked_offsets(offsets.reshape(-1))}
     return replace(operation, kind=Kind.DENSE, tensors={**operation.tensors, **packed}, sizes=sizes)
 
 

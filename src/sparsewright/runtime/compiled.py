@@ -22,6 +22,7 @@ from sparsewright.runtime.fusion import fuse
 from sparsewright.runtime.graph import Network, TorchCall
 from sparsewright.runtime.library import Kernels, kernels
 from sparsewright.runtime.lowering import LoweringError, lower
+from sparsewright.runtime.packing import OffsetError
 from sparsewright.runtime.planning import TorchTask, WeightedTask, plan
 from sparsewright.runtime.torch_engine import TorchEngine
 
@@ -205,12 +206,12 @@ def _compiled(
     shape = tuple(example.shape)
     try:
         network = fuse(lower(model, example))
-    except LoweringError as error:
+        if found is None:
+            run, made = _on_torch(network, example, threads)
+        else:
+            run, made = _on_kernels(network, found, threads, given)
+    except (LoweringError, OffsetError) as error:
         return _dense(model, shape, threads, str(error))
-    if found is None:
-        run, made = _on_torch(network, example, threads)
-    else:
-        run, made = _on_kernels(network, found, threads, given)
     difference = _difference(run(example), expected)
     if difference > LARGEST_DIFFERENCE:
         return _dense(model, shape, threads, f"the results differ by {difference:.1g} of their largest number", made)

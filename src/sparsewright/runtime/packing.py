@@ -11,6 +11,10 @@ from sparsewright.runtime.graph import Convolution
 from sparsewright.runtime.layout import Layout, phases_of, taps
 
 
+class OffsetError(ValueError):
+    """Values that are too large for the kernels."""
+
+
 @dataclass(frozen=True)
 class SparseRows:
     """The kept weights of each output, outputs with the most weights first.
@@ -44,7 +48,18 @@ def sparse_rows(weight: Tensor, offsets: Tensor, *, sort: bool) -> SparseRows:
     kept = kept[rows]
     values = weight[rows][kept].float().contiguous()
     found = offsets.expand_as(weight)[rows][kept]
-    return SparseRows(values, found.to(torch.int32), starts, rows.to(torch.int32))
+    return SparseRows(values, checked_offsets(found), starts, rows.to(torch.int32))
+
+
+def checked_offsets(offsets: Tensor) -> Tensor:
+    """Offsets as the kernels read them: int32.
+
+    Raises:
+        OffsetError: a value of 8 GiB or more, which four bytes cannot reach across.
+    """
+    if offsets.numel() and int(offsets.abs().max()) >= 2**31:
+        raise OffsetError("a value of the network has 8 GiB or more, which the kernels do not reach across")
+    return offsets.to(torch.int32)
 
 
 def dense_blocks(weight: Tensor, rows: int) -> Tensor:
