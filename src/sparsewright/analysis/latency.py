@@ -42,7 +42,7 @@ def measure_latency(
     """Time several networks in one run, in turn, so that a busy or warming machine disturbs all of them alike.
 
     Every network runs on the example in evaluation mode without gradients, a few times before it is timed. A round
-    times each network once, after a short pause and a call that is not timed, every other round in the opposite order;
+    times each network once, after a short pause and calls that are not timed, every other round in the opposite order;
     there are 5 to 50 rounds.
 
     Args:
@@ -84,7 +84,7 @@ def _time_in_turn(
         for name in list(networks) if done % 2 == 0 else reversed(list(networks)):
             # Threads of the one before may still spin, and would take a core from this one.
             time.sleep(_PAUSE_SECONDS)
-            _seconds_per_call(networks[name], example_input, 1)
+            _seconds_per_call(networks[name], example_input, _WARM_UP_CALLS)
             timings[name].append(_seconds_per_call(networks[name], example_input, calls[name]))
     return timings
 

@@ -100,7 +100,8 @@ def _prepared(
     failures: dict[str, str] = {}
     subject = Subject(model, example, threads)
     with evaluation_mode(model), torch.no_grad():
-        for name in engines:
+        # Threads of other libraries spin for a while after a call, which would mislead the choice of kernels.
+        for name in sorted(engines, key=lambda name: name != "sparsewright"):
             if not ENGINES[name].installed:
                 failures[name] = f"{ENGINES[name].package} is not installed"
                 continue
@@ -112,7 +113,7 @@ def _prepared(
             except Exception as error:
                 ready.pop(name, None)
                 failures[name] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-    return ready, failures
+    return {name: ready[name] for name in engines if name in ready}, failures
 
 
 def _measured(
