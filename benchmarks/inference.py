@@ -1,12 +1,13 @@
 """Networks with random zeros on every inference engine of this machine, in turn in one run.
 
     python benchmarks/inference.py [--networks resnet50 mlp ...] [--sparsities 0.8 0.9 0.95 0.98] [--threads 2]
-        [--batch 1] [--engines eager onnxruntime ...] [--layers resnet50:0.95]
+        [--batch 1] [--engines eager onnxruntime ...] [--layers]
 
 All weights with two or more dimensions but the first layer's are pruned by magnitude to the sparsity, layer by layer.
 Weights are random: which ones are zero, and not their values, decides the time. The bound is what the non-zero
 multiply-adds would take at the peak that a matrix product reaches on this machine, and reading the kept weights (8
-bytes each: value and place) at the bandwidth that copying memory reaches; a kernel cannot be faster than the larger.
+bytes each: value and place) at the bandwidth that copying memory reaches, whichever is larger; reading and writing
+activations is not in it.
 """
 
 from __future__ import annotations

@@ -23,8 +23,9 @@ from sparsewright.runtime.choosing import choose, kernel_names
 from sparsewright.runtime.compiled import LARGEST_DIFFERENCE, CompiledSparse, compile_sparse
 from sparsewright.runtime.engine import Engine
 from sparsewright.runtime.fusion import fuse
-from sparsewright.runtime.graph import Convolution, Limits, Linear, Network, Pool, Step
+from sparsewright.runtime.graph import Affine, Convolution, Limits, Linear, Network, Pool, Step
 from sparsewright.runtime.lowering import lower
+from sparsewright.runtime.operations import PlannedOperation
 from sparsewright.runtime.planning import WeightedTask, plan
 
 KERNELS = [*library.available(), "torch"]
@@ -336,6 +337,107 @@ def test_what_cannot_be_traced_runs_as_it_is_and_says_why() -> None:
         assert torch.equal(fast(torch.full((1, 4), float(sign))), model(torch.full((1, 4), float(sign))))
 
 
+class Features(nn.Module):
+    """An activation as the last thing that is done to features."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer, self.norm = nn.Linear(5, width), nn.BatchNorm1d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(F.gelu(self.norm(F.relu(self.layer(x)))))
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("width", [1, 7, 10, 16, 33])
+def test_sums_and_activations_of_features(instructions: str, width: int, samples: int) -> None:
+    model, value = pruned(Features(width), 0.5), torch.randn(samples, 5)
+    assert difference(on_kernels(model, value), model, value) < 1e-5
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 3), st.booleans())
+def test_nothing_is_written_behind_a_result(features: int, samples: int, summed: bool) -> None:
+    needs_kernels()
+    value = torch.randn(samples, features)
+    unchanged = {"scale": torch.ones(features), "shift": torch.zeros(features)}
+    step = Affine(
+        name="y",
+        inputs=("x",),
+        shape=(samples, features),
+        limits=Limits(0.0),
+        residual="x" if summed else None,
+        **unchanged,
+    )
+    network = Network((step,), "x", (samples, features), "y")
+    kernels = library.kernels()
+    assert kernels is not None
+    laid_out = plan(network)
+    room = torch.full((samples * features + 64,), 7.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "empty", lambda shape: room[: samples * features].view(tuple(shape)))
+        engine = Engine(laid_out, [task for task in laid_out.tasks if isinstance(task, PlannedOperation)], kernels, 1)
+        result = engine.run(value, (samples, features))
+    assert torch.equal(result, (value + value if summed else value).clamp(min=0))
+    assert bool((room[samples * features :] == 7).all())
+
+
+def test_averages_leave_no_garbage_for_the_padding_of_what_reads_them(instructions: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(32, 32, 3, padding=1))
+    value = torch.randn(2, 3, 9, 9)
+    fast = on_kernels(pruned(model, 0.3), torch.zeros_like(value))
+    for _ in range(3):
+        assert difference(fast, model, value) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (nn.Sequential(nn.BatchNorm1d(20), nn.Linear(20, 10)), (1, 20)),
+        (nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4), nn.ReLU()), (2, 3, 9)),
+        (nn.Sequential(nn.Conv3d(1, 2, 3), nn.BatchNorm3d(2), nn.ReLU()), (1, 1, 5, 5, 5)),
+    ],
+    ids=["a norm of features", "1-D", "3-D"],
+)
+def test_norms_that_no_layer_takes(instructions: str, model: nn.Module, shape: tuple[int, ...]) -> None:
+    value = torch.randn(shape)
+    assert difference(compile_sparse(pruned(model, 0.5), value), model, value) < 1e-5
+
+
+def test_a_network_left_as_it_is_does_not_train_with_the_users(instructions: str) -> None:
+    model = nn.Sequential(Branching(), nn.BatchNorm1d(4)).eval()
+    fast, value = compile_sparse(model, torch.ones(2, 4)), torch.randn(2, 4).abs()
+    before = fast(value)
+    model.train()
+    assert torch.equal(fast(value), before)
+    assert model.training
+    assert not list(fast.parameters())
+
+
+def test_dense_weights_are_not_kept() -> None:
+    needs_kernels()
+    import gc
+    import weakref
+
+    from sparsewright.runtime import choosing
+
+    made: list[weakref.ref[Tensor]] = []
+    original = choosing.choose
+
+    def noting(task: WeightedTask, *arguments: Any) -> Any:
+        made.append(weakref.ref(task.step.weight))
+        return original(task, *arguments)
+
+    model = pruned(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()), 0.9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sparsewright.runtime.compiled.choose", noting)
+        fast = compile_sparse(model, torch.randn(1, 3, 9, 9))
+    gc.collect()
+    assert made
+    assert all(reference() is None for reference in made)
+    assert fast is not None
+
+
 def test_a_network_without_zeros_works(instructions: str) -> None:
     model = pruned(Everything(), 0.0)
     value = torch.randn(1, 3, 45, 61)
@@ -369,9 +471,9 @@ def test_bad_input_is_named() -> None:
     wrong = "model"
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got str"):
         compile_sparse(wrong, value)
-    for threads in (0, 1.5):
+    for threads in (0, 1.5, 2**32):
         wrong = threads
-        with pytest.raises(ValueError, match="threads must be a positive number"):
+        with pytest.raises(ValueError, match="threads must be a number from 1 to 1024"):
             compile_sparse(model, value, threads=wrong)
     with pytest.raises(TypeError, match="returns tuple"):
         compile_sparse(TwoResults().eval(), value)

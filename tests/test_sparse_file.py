@@ -25,6 +25,7 @@ from sparsewright.export.sparse import (
     read_sparse_metadata,
     save_sparse,
 )
+from sparsewright.export.sparse_tensor import ALWAYS_ALLOWED, MOST_EXPANSION
 
 DTYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128),
@@ -274,8 +275,65 @@ class TestHostileFiles:
         file = tmp_path_factory.mktemp("changed") / "a.sparse"
         file.write_bytes(len(text).to_bytes(8, "little") + text + a_file[8 + length :])
         tensors = outcome(file)
-        size = sum(tensor.nbytes for tensor in tensors.values()) if tensors else 0
-        assert size <= len(inner["tensors"]) * 2**22 if tensors else True
+        distinct = {id(tensor): tensor.nbytes for tensor in tensors.values()} if tensors else {}
+        assert sum(distinct.values()) <= MOST_EXPANSION * file.stat().st_size + ALWAYS_ALLOWED
+
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            {"b": {"parts": {"values": "g::mask"}}},
+            {"g": {"shape": [2**30, 2**30]}},
+            {"g": {"shape": [2**40, 2**40, 0]}},
+            {"d": {"dtype": "bool"}},
+            {"d": {"dtype": "uint16"}},
+            {"d": {"negative zeros": {"encoding": "gaps", "count": 2**40, "shift": 48}}},
+            {"a": {"mask": {"encoding": "gaps", "count": 1, "shift": 48}}},
+            {"a": {"parts": {}}},
+            {"tied": {"same as": "nobody"}},
+            {"c": 3},
+        ],
+        ids=str,
+    )
+    def test_known_attacks_are_refused(self, tmp_path: Path, a_file: bytes, changed: dict[str, Any]) -> None:
+        length = int.from_bytes(a_file[:8], "little")
+        outer = json.loads(a_file[8 : 8 + length])
+        inner = json.loads(outer["__metadata__"][METADATA_KEY])
+        for name, fields in changed.items():
+            inner["tensors"][name] = {**inner["tensors"][name], **fields} if isinstance(fields, dict) else fields
+        inner["checksum"] = checksum_of(a_file, inner)
+        outer["__metadata__"][METADATA_KEY] = json.dumps(inner)
+        text = json.dumps(outer).encode()
+        file = tmp_path / "a.sparse"
+        file.write_bytes(len(text).to_bytes(8, "little") + text + a_file[8 + length :])
+        assert outcome(file) is None
+
+    def test_changed_metadata_are_found(self, tmp_path: Path, a_file: bytes) -> None:
+        file = tmp_path / "a.sparse"
+        save_sparse({"a": torch.ones(2)}, file, metadata={"recipe": "digits"})
+        file.write_bytes(file.read_bytes().replace(b"digits", b"diguts"))
+        assert outcome(file) is None
+
+
+def test_tensors_that_are_made_when_asked_for_are_kept_apart(tmp_path: Path) -> None:
+    class Lazy(dict[str, Tensor]):
+        def items(self) -> Any:
+            return ((name, torch.full((500, 3), float(name))) for name in self)
+
+        def __getitem__(self, name: str) -> Tensor:
+            return torch.full((500, 3), float(name))
+
+    names = Lazy({str(number): torch.zeros(0) for number in range(20)})
+    save_sparse(names, tmp_path / "a.sparse")
+    loaded = load_sparse(tmp_path / "a.sparse")
+    assert all(bool((loaded[name] == float(name)).all()) for name in names)
+
+
+def test_a_conjugate_is_not_the_tensor(tmp_path: Path) -> None:
+    value = torch.randn(4, dtype=torch.complex64)
+    save_sparse({"x": value, "y": value.conj()}, tmp_path / "a.sparse")
+    loaded = load_sparse(tmp_path / "a.sparse")
+    assert torch.equal(loaded["x"], value)
+    assert torch.equal(loaded["y"], value.conj())
 
 
 def change(data: st.DataObject, node: dict[str, Any]) -> None:
@@ -295,6 +353,6 @@ def checksum_of(content: bytes, inner: dict[str, Any]) -> Any:
 
     parts = safetensors.torch.load(content)
     try:
-        return _checksum(inner["tensors"], parts)
+        return _checksum(inner, parts)
     except (KeyError, TypeError, AttributeError):
         return inner.get("checksum")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from sparsewright.analysis import Latency, measure_latency
 from sparsewright.bench.engines import ENGINES, EngineError, Subject
 from sparsewright.modules import evaluation_mode
 from sparsewright.runtime import Compilation, CompiledSparse
+from sparsewright.runtime.compiled import MOST_THREADS
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class BenchRow:
         batch, threads: samples at a time, and threads of the engine.
         latency: times of a call; None where the engine failed.
         speedup: median of torch's eager mode over that of this engine; None without either.
-        difference: largest difference to eager mode's result, relative to its largest number.
+        difference: largest difference to eager mode's result, relative to its largest number; None
+            without either, and where a result is not finite.
         failure: why there are no times; empty where there are.
     """
 
@@ -71,10 +74,12 @@ def bench_network(
         progress: is told what is being done.
 
     Raises:
-        ValueError: an unknown engine.
+        ValueError: an unknown engine, or a number of threads that cannot be.
     """
     if unknown := [name for name in engines if name not in ENGINES]:
         raise ValueError(f"there is no engine {unknown[0]!r}; there are {', '.join(ENGINES)}")
+    if too_many := [count for count in threads if not 1 <= count <= MOST_THREADS]:
+        raise ValueError(f"threads must be from 1 to {MOST_THREADS}, got {too_many[0]}")
     rows: list[BenchRow] = []
     compilations: dict[tuple[int, int], Compilation] = {}
     former = torch.get_num_threads()
@@ -141,5 +146,6 @@ def _measured(
             expected = results["eager"]
             largest = float(expected.abs().max()) or 1.0
             difference = float((results[name] - expected).abs().max()) / largest
+            difference = difference if math.isfinite(difference) else None
         rows.append(BenchRow(name, len(example), threads, times[name], speedup, difference))
     return rows

@@ -71,8 +71,13 @@ def decode_gaps(coded: GapCode, size: int) -> Tensor:
     for bit in range(coded.shift):
         low = coded.code[bit * plane : (bit + 1) * plane]
         gaps |= unpack_bits(low, (coded.count,)).long() << bit
+    # Each gap is checked before they are added up, which could else overflow.
+    if coded.count > size or (coded.count and int(gaps.max()) >= size):
+        raise ValueError(f"a gap is longer than the tensor, which has {size} weights")
     positions = (gaps + 1).cumsum(0) - 1
-    if coded.count and not 0 <= int(positions[-1]) < size:
+    if coded.count and not (
+        int(positions[0]) >= 0 and int(positions[-1]) < size and bool((positions.diff() > 0).all())
+    ):
         raise ValueError(f"a position lies outside the tensor, which has {size} weights")
     return positions
 

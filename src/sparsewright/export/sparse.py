@@ -16,7 +16,16 @@ import torch
 from torch import Tensor
 
 from sparsewright.checks import join_names
-from sparsewright.export.sparse_tensor import DENSE, HALF_TYPES, StoredTensor, check_storable, restore, store
+from sparsewright.export.sparse_tensor import (
+    DENSE,
+    HALF_TYPES,
+    StoredTensor,
+    check_storable,
+    claimed_bytes,
+    most_bytes,
+    restore,
+    store,
+)
 from sparsewright.extras import explain_missing
 from sparsewright.files import write_atomically
 
@@ -33,8 +42,8 @@ which those are, and "negative zeros", if there, which zeros are -0.0. A bit mas
 coded: first, for each of the "shift" low bits from the lowest on, one bit map with this bit of every number; then \
 one bit map with the rest of each number in unary, as zeros ended by a one; each bit map fills whole bytes, lowest \
 bit first. Values of a type that not every reader has (complex, 8-bit floating-point, larger unsigned) are kept as \
-bytes. "same as": another name of a tensor before. "checksum": CRC-32 of the text of "tensors" (JSON, keys sorted, no \
-spaces) and the parts in order."""
+bytes. "same as": another name of a tensor before. "checksum": CRC-32 of the text of {"metadata", \
+"tensors", "version"} (JSON, keys sorted, no spaces) and the parts in order."""
 
 
 class SparseFileError(ValueError):
@@ -74,14 +83,9 @@ def save_sparse(
     if not tensors:
         raise ValueError("there are no tensors to save")
     entries, parts = _encoded(tensors, values, signed_zeros)
-    header = {
-        "format": FORMAT,
-        "version": VERSION,
-        "about": ABOUT,
-        "checksum": _checksum(entries, parts),
-        "tensors": entries,
-        "metadata": dict(metadata or {}),
-    }
+    header: dict[str, Any] = {"format": FORMAT, "version": VERSION, "about": ABOUT}
+    header |= {"tensors": entries, "metadata": dict(metadata or {})}
+    header["checksum"] = _checksum(header, parts)
     content = _safetensors().torch.save(parts, metadata={METADATA_KEY: json.dumps(header)})
     write_atomically(Path(file), lambda stream: stream.write(content))
 
@@ -104,7 +108,9 @@ def load_sparse(file: Path | str) -> dict[str, Tensor]:
     header, parts = _read(Path(file))
     try:
         return _decoded(header, parts)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise SparseFileError(f"{file} is damaged: its header lacks something or has it in the wrong form") from error
+    except ValueError as error:
         raise SparseFileError(f"{file} is damaged: {error}") from error
 
 
@@ -123,6 +129,8 @@ def read_sparse_metadata(file: Path | str) -> dict[str, Any]:
 def _encoded(
     tensors: Mapping[str, Tensor], half: str | None, signed_zeros: bool
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    # A mapping may make its tensors as they are asked for; held here, no two have the same address.
+    tensors = {name: tensors[name] for name in tensors}
     entries: dict[str, Any] = {}
     parts: dict[str, Tensor] = {}
     first: dict[tuple[Any, ...], str] = {}
@@ -131,6 +139,7 @@ def _encoded(
             raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
         check_storable(name, tensor)
         place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
+        place = (*place, tensor.is_conj(), tensor.is_neg())
         if tensor.numel() and place in first:
             entries[name] = {"same as": first[place]}
             continue
@@ -154,7 +163,12 @@ def _keys(name: str, stored: StoredTensor, taken: Mapping[str, Tensor]) -> dict[
 
 def _decoded(header: Mapping[str, Any], parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     entries = header["tensors"]
-    if _checksum(entries, parts) != header["checksum"]:
+    used = [key for entry in entries.values() for key in entry.get("parts", {}).values()]
+    if sorted(used) != sorted(parts):
+        raise ValueError("its tensors are not made of its parts, each used once")
+    if sum(map(claimed_bytes, entries.values())) > most_bytes(parts.values()):
+        raise ValueError("its bytes cannot hold tensors of these shapes")
+    if _checksum(header, parts) != header["checksum"]:
         raise ValueError("its checksum is not that of its content")
     result: dict[str, Tensor] = {}
     for name, entry in entries.items():
@@ -163,14 +177,15 @@ def _decoded(header: Mapping[str, Any], parts: Mapping[str, Tensor]) -> dict[str
             continue
         try:
             result[name] = restore(entry, {part: parts[key] for part, key in entry["parts"].items()})
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{name}: {error}") from error
+        except (ValueError, TypeError, KeyError, IndexError, RuntimeError, OverflowError) as error:
+            raise ValueError(f"{name} cannot be restored ({type(error).__name__}: {error})") from error
     return result
 
 
-def _checksum(entries: Mapping[str, Any], parts: Mapping[str, Tensor]) -> int:
-    checksum = zlib.crc32(json.dumps(entries, sort_keys=True, separators=(",", ":")).encode())
-    for entry in entries.values():
+def _checksum(header: Mapping[str, Any], parts: Mapping[str, Tensor]) -> int:
+    covered = {name: header[name] for name in ("version", "tensors", "metadata")}
+    checksum = zlib.crc32(json.dumps(covered, sort_keys=True, separators=(",", ":")).encode())
+    for entry in header["tensors"].values():
         for key in entry.get("parts", {}).values():
             content = parts[key].contiguous().reshape(-1).view(torch.uint8)
             checksum = zlib.crc32(content.numpy().tobytes(), checksum)

@@ -6,7 +6,7 @@ NaN counts as a value. Which zeros are -0.0, as products with a mask leave them 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ DENSE, SPARSE = "dense", "sparse"
 
 HALF_TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
-MOST_EXPANSION = 4096
+MOST_EXPANSION = 1024
 """Bytes of a tensor per byte in a file. An emptier tensor takes a bit mask, so that a small file which says that it
 holds a huge tensor need not be believed."""
 
@@ -36,6 +36,7 @@ _AS_BYTES = (
     *(torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz),
 )
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (*_IN_FILES, *_AS_BYTES)}
+_SIGNED_ZEROS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -92,16 +93,31 @@ def store(name: str, tensor: Tensor, half: str | None = None, *, signed_zeros: b
     return min(dense, sparse, key=lambda way: way.nbytes)
 
 
+def claimed_bytes(entry: Mapping[str, Any]) -> int:
+    """Memory that the tensor of an entry takes; 0 for another name of a tensor.
+
+    Raises:
+        KeyError, TypeError, ValueError: the entry does not describe a tensor.
+    """
+    if "same as" in entry:
+        return 0
+    dtype, shape = _described(entry)
+    return math.prod(shape) * dtype.itemsize
+
+
+def most_bytes(parts: Iterable[Tensor]) -> int:
+    """Memory that the tensors of a file with these parts may take in all."""
+    return MOST_EXPANSION * sum(part.nbytes for part in parts) + ALWAYS_ALLOWED
+
+
 def restore(entry: Mapping[str, Any], parts: Mapping[str, Tensor]) -> Tensor:
-    """Undo :func:`store`. Allocates no more than :data:`MOST_EXPANSION` times the bytes of ``parts``.
+    """Undo :func:`store`; what it allocates is for the caller to bound with :func:`claimed_bytes`.
 
     Raises:
         KeyError, TypeError, ValueError: the parts do not hold a tensor as the entry describes it.
     """
     dtype, shape = _described(entry)
     size = math.prod(shape)
-    if size * dtype.itemsize > MOST_EXPANSION * sum(part.nbytes for part in parts.values()) + ALWAYS_ALLOWED:
-        raise ValueError(f"its bytes cannot hold a tensor of shape {tuple(shape)}")
     if entry["encoding"] == DENSE:
         return _typed(parts["values"].reshape(-1), dtype, size).reshape(shape)
     positions = _positions(entry["mask"], parts["mask"], size)
@@ -109,6 +125,8 @@ def restore(entry: Mapping[str, Any], parts: Mapping[str, Tensor]) -> Tensor:
     _as_integers(result)[positions] = _as_integers(_typed(parts["values"], dtype, len(positions)))
     if "negative zeros" in entry:
         places = _positions(entry["negative zeros"], parts["negative zeros"], size)
+        if dtype not in _SIGNED_ZEROS or bool((result[places] != 0).any()):
+            raise ValueError("a value that is not zero, or of a type without signed zeros, is to be -0.0")
         result[places] = -torch.zeros(len(places), dtype=dtype)
     return result.reshape(shape)
 
@@ -117,7 +135,7 @@ def _sparse(
     entry: dict[str, Any], values: Tensor, kept: Tensor, negative: Tensor | None, dense_bytes: int
 ) -> StoredTensor:
     kept_values = _in_file(values[kept])
-    least = (dense_bytes - ALWAYS_ALLOWED) // MOST_EXPANSION + 1 - kept_values.nbytes
+    least = -(-dense_bytes // MOST_EXPANSION) - kept_values.nbytes
     masks = {"mask": encode_mask(kept, least)}
     if negative is not None and bool(negative.any()):
         masks["negative zeros"] = encode_mask(negative)
@@ -130,8 +148,10 @@ def _described(entry: Mapping[str, Any]) -> tuple[torch.dtype, list[int]]:
     dtype, shape, encoding = entry["dtype"], entry["shape"], entry["encoding"]
     if dtype not in _DTYPES or encoding not in (DENSE, SPARSE):
         raise ValueError(f"there is no type {dtype!r} or no encoding {encoding!r}")
-    if not isinstance(shape, list) or not all(_is_count(length) for length in shape):
+    if not isinstance(shape, list) or len(shape) > 64 or not all(_is_count(length) for length in shape):
         raise ValueError(f"{shape!r} is not a shape")
+    if math.prod(length for length in shape if length) >= 2**60:
+        raise ValueError(f"{shape!r} is no shape that memory can hold")
     return _DTYPES[dtype], shape
 
 
@@ -180,7 +200,7 @@ def _any_bit(values: Tensor) -> Tensor:
 
 def _negative_zeros(values: Tensor) -> Tensor:
     """Flat bool tensor, True where a real floating-point value is -0.0."""
-    if values.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+    if values.dtype not in _SIGNED_ZEROS:
         return torch.zeros(len(values), dtype=torch.bool)
     return (values == 0) & values.signbit()
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sparsewright.checks import join_names
 from sparsewright.files import write_text
 from sparsewright.formats import percent
-from sparsewright.modules import unwrapped
+from sparsewright.modules import evaluation_mode, unwrapped
 from sparsewright.runtime.choosing import LayerChoice, choose
 from sparsewright.runtime.engine import Engine
 from sparsewright.runtime.fusion import fuse
@@ -28,6 +28,9 @@ from sparsewright.runtime.torch_engine import TorchEngine
 
 LARGEST_DIFFERENCE = 1e-4
 """Between the results of the compiled and the dense network, relative to the largest number in them."""
+
+MOST_THREADS = 1024
+"""More are a slip, and could not be started."""
 
 _TIMED_ROUNDS, _TIMED_SECONDS = 30, 0.5
 
@@ -91,8 +94,8 @@ def compile_sparse(
     _check_tensor("example_input", example_input)
     if example_input.dim() == 0 or example_input.numel() == 0:
         raise ValueError(f"example_input has shape {tuple(example_input.shape)}; it needs at least one sample")
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise ValueError(f"threads must be a positive number, got {threads!r}")
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= MOST_THREADS):
+        raise ValueError(f"threads must be a number from 1 to {MOST_THREADS}, got {threads!r}")
     given = None if choices is None else _choices(choices)
     found = kernels()
     with torch.no_grad():
@@ -137,7 +140,7 @@ class CompiledSparse(nn.Module):
         if value.requires_grad and torch.is_grad_enabled():
             raise ValueError("the input requires a gradient, and a compiled network has none; use torch.no_grad()")
         with torch.no_grad():
-            return self._run(value.contiguous())
+            return self._run(value.resolve_neg().contiguous())
 
     def train(self, mode: bool = True) -> CompiledSparse:
         """Stays in evaluation mode.
@@ -212,7 +215,8 @@ def _compiled(
             run, made = _on_kernels(network, found, threads, given)
     except (LoweringError, OffsetError) as error:
         return _dense(model, shape, threads, str(error))
-    difference = _difference(run(example), expected)
+    probe = torch.randn_like(example)
+    difference = max(_difference(run(example), expected), _difference(run(probe), model(probe)))
     if difference > LARGEST_DIFFERENCE:
         return _dense(model, shape, threads, f"the results differ by {difference:.1g} of their largest number", made)
     if given is not None:
@@ -261,7 +265,13 @@ def _dense(
     model: nn.Module, shape: tuple[int, ...], threads: int, reason: str, tried: Compilation | None = None
 ) -> CompiledSparse:
     tried = tried or Compilation("dense")
-    return CompiledSparse(model, shape, Compilation("dense", reason, threads, (), (), tried.milliseconds))
+
+    def run(value: Tensor) -> Tensor:
+        # The user's own module, which may have been switched to training since.
+        with evaluation_mode(model):
+            return model(value)
+
+    return CompiledSparse(run, shape, Compilation("dense", reason, torch.get_num_threads(), (), (), tried.milliseconds))
 
 
 def _with_times(made: Compilation, times: Mapping[str, float]) -> Compilation:
@@ -269,11 +279,17 @@ def _with_times(made: Compilation, times: Mapping[str, float]) -> Compilation:
 
 
 def _difference(result: Tensor, expected: Tensor) -> float:
+    if not expected.is_floating_point():
+        return 0.0 if torch.equal(result, expected) else float("inf")
     if result.shape != expected.shape or not torch.equal(result.isnan(), expected.isnan()):
         return float("inf")
-    result, expected = result.nan_to_num(), expected.nan_to_num()
-    largest = float(expected.abs().max())
-    return float((result - expected).abs().max()) / (largest or 1.0)
+    finite = expected.isfinite()
+    if not torch.equal(result[~finite].nan_to_num(), expected[~finite].nan_to_num()):
+        return float("inf")
+    result, expected = result[finite], expected[finite]
+    if not expected.numel():
+        return 0.0
+    return float((result - expected).abs().max()) / (float(expected.abs().max()) or 1.0)
 
 
 def _compared(run: Callable[[Tensor], Tensor], model: nn.Module, example: Tensor) -> dict[str, float]:
@@ -294,7 +310,7 @@ def _compared(run: Callable[[Tensor], Tensor], model: nn.Module, example: Tensor
 def _check_model(model: nn.Module) -> None:
     if any(module.training for module in model.modules()):
         raise ValueError(f"{type(model).__name__} is in training mode; call model.eval() first")
-    for name, tensor in model.state_dict(keep_vars=True).items():
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.device.type != "cpu":
             raise ValueError(f"{name} is on {tensor.device}; compile_sparse makes programs for the CPU: move the model")
         if tensor.is_floating_point() and tensor.dtype != torch.float32:

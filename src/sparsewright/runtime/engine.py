@@ -48,7 +48,10 @@ class Engine:
     def __init__(
         self, plan: Plan, tasks: Sequence[PlannedOperation | TorchTask], kernels: Kernels, threads: int
     ) -> None:
-        self._plan, self._kernels, self._threads = plan, kernels, threads
+        # Not the plan itself, whose layers hold their dense weights.
+        self._input, self._output = plan.input, plan.output
+        self._output_held = plan.output in plan.layouts
+        self._kernels, self._threads = kernels, threads
         self._lock = threading.Lock()
         self._keep_alive = [
             tensor for task in tasks if not isinstance(task, TorchTask) for tensor in task.tensors.values()
@@ -78,9 +81,9 @@ class Engine:
             return self._run(value, output_shape)
 
     def _run(self, value: Tensor, output_shape: Sequence[int]) -> Tensor:
-        computed: dict[str, Any] = {self._plan.input: value}
-        if self._plan.output in self._plan.layouts:
-            computed[self._plan.output] = torch.empty(output_shape)
+        computed: dict[str, Any] = {self._input: value}
+        if self._output_held:
+            computed[self._output] = torch.empty(output_shape)
         for patch in self._patches:
             setattr(patch.operation, patch.name, computed[patch.place].data_ptr() + patch.offset)
         for segment in self._segments:
@@ -88,9 +91,9 @@ class Engine:
                 self._call(segment, computed)
             else:
                 self._kernels.run(segment, self._threads)
-        result = computed[self._plan.output]
+        result = computed[self._output]
         # What a call has returned may lie in memory that the next run writes.
-        return result if self._plan.output in self._plan.layouts else result.clone()
+        return result if self._output_held else result.clone()
 
     def _call(self, task: TorchTask, computed: dict[str, Any]) -> None:
         def value_of(leaf: object) -> object:
@@ -111,7 +114,7 @@ class Engine:
             computed[place] = result
 
     def _bind(self, tasks: Sequence[PlannedOperation | TorchTask], addresses: Mapping[str, int]) -> None:
-        outside = {self._plan.input: _NOWHERE, self._plan.output: _NOWHERE}
+        outside = {self._input: _NOWHERE, self._output: _NOWHERE}
         group: list[PlannedOperation] = []
         for task in [*tasks, None]:
             if isinstance(task, PlannedOperation):

@@ -56,6 +56,8 @@ def lower(model: nn.Module, example_input: Tensor) -> Network:
     for node in program.graph.nodes:
         if node.op == "call_function":
             lowering.add(node)
+        elif node.op not in ("placeholder", "output"):
+            raise LoweringError(f"it has a part of its own, {node.target}, such as a branch that depends on values")
     return Network(tuple(lowering.steps), inputs[0].name, tuple(example_input.shape), outputs[0].name)
 
 
@@ -88,13 +90,22 @@ class _Lowering:
         self.steps: list[Step] = []
 
     def add(self, node: fx.Node) -> None:
-        if node.target is _BATCH_NORM and _used_as_one(node):
+        if self._folds(node):
             return
         source = node.args[0] if node.args else None
-        normalised = node.target is operator.getitem and isinstance(source, fx.Node) and source.target is _BATCH_NORM
-        lowered = _batch_norm if normalised and _used_as_one(source) else _LOWERED.get(node.target)
+        normalised = node.target is operator.getitem and self._folds(source)
+        lowered = _batch_norm if normalised else None if node.kwargs else _LOWERED.get(node.target)
         step = lowered(self, node) if lowered is not None else None
         self.steps.append(step or self._call(node))
+
+    def _folds(self, node: Any) -> bool:
+        """Whether it is a batch norm that becomes a scale and a shift where its first result is taken."""
+        if not isinstance(node, fx.Node) or node.target is not _BATCH_NORM or not _used_as_one(node):
+            return False
+        value, weight, bias, *statistics = _arguments(node)[:5]
+        optional = [tensor for tensor in (weight, bias) if tensor is not None]
+        known = all(self.tensor(tensor) is not None for tensor in (*optional, *statistics))
+        return known and self.computed(value) and len(_shape(value)) in (2, 4)
 
     def tensor(self, argument: Any) -> Tensor | None:
         """A float32 parameter, buffer or constant; None for anything else."""
@@ -184,8 +195,8 @@ def _batch_norm(lowering: _Lowering, node: fx.Node) -> Step | None:
     value, *tensors = arguments[:5]
     epsilon = arguments[6]
     weight, bias, mean, variance = (lowering.tensor(tensor) for tensor in tensors)
-    if not lowering.computed(value) or mean is None or variance is None or len(_shape(node)) not in (2, 4):
-        return None
+    assert mean is not None
+    assert variance is not None
     scale = (variance.double() + epsilon).rsqrt() * (1.0 if weight is None else weight.double())
     shift = (0.0 if bias is None else bias.double()) - mean.double() * scale
     return _affine(node, value, scale=scale.float(), shift=shift.float())
@@ -197,6 +208,8 @@ def _activation(lowering: _Lowering, node: fx.Node) -> Step | None:
         return None
     defaults = (-1.0, 1.0) if node.target is _aten.hardtanh.default else (None, None)
     low, high = (0.0, None) if node.target is _aten.relu.default else _filled(node, defaults, 1)[1:]
+    if not all(bound is None or isinstance(bound, (int, float)) for bound in (low, high)):
+        return None
     bounds = Limits(-math.inf if low is None else float(low), math.inf if high is None else float(high))
     return _affine(node, value, limits=bounds)
 

@@ -45,9 +45,10 @@ def sparse_rows(weight: Tensor, offsets: Tensor, *, sort: bool) -> SparseRows:
     counts = kept.sum(dim=1)
     rows = counts.argsort(descending=True, stable=True) if sort else torch.arange(len(weight))
     starts = torch.cat([torch.zeros(1, dtype=torch.int64), counts[rows].cumsum(0)])
-    kept = kept[rows]
-    values = weight[rows][kept].float().contiguous()
-    found = offsets.expand_as(weight)[rows][kept]
+    row, column = kept[rows].nonzero(as_tuple=True)
+    row = rows[row]
+    found = offsets[row if len(offsets) > 1 else torch.zeros_like(row), column]
+    values = weight[row, column].float().contiguous()
     return SparseRows(values, checked_offsets(found), starts, rows.to(torch.int32))
 
 

@@ -15,11 +15,13 @@ from sparsewright.runtime.graph import (
     Flatten,
     GlobalAverage,
     Join,
+    Limits,
     Linear,
     Network,
     Pool,
     Step,
     TorchCall,
+    Value,
     Weighted,
 )
 from sparsewright.runtime.layout import (
@@ -290,6 +292,9 @@ class _Planner:
         )
 
     def _affine(self, step: Affine) -> None:
+        if len(step.shape) == 2 and step.shape[0] == 1 and not _uniform(step):
+            self.add(_through_torch(step))
+            return
         if len(step.shape) == 2:
             self._affine_features(step)
             return
@@ -304,7 +309,6 @@ class _Planner:
         self.layouts[step.name] = layout
         scale, shift = step.scale, step.shift
         if layout.images == 1:
-            assert _uniform(step)
             # All features as the pixels of one channel, since a plane of a single float is no vector.
             layout = Layout(1, 1, 1, layout.channels, layout.channels, 0, layout.channels, layout.channels)
             scale, shift = scale[:1], shift[:1]
@@ -358,9 +362,23 @@ class _Planner:
         )
 
 
-def natively_planned(step: Step) -> bool:
-    """Whether there are kernels for a step as it is; those without run through torch."""
-    return not isinstance(step, Affine) or len(step.shape) == 4 or step.shape[0] > 1 or _uniform(step)
+def _through_torch(step: Affine) -> TorchCall:
+    """Features of one sample with a scale for each: there is no plane to give to a kernel."""
+    values = [Value(name) for name in step.reads]
+    return TorchCall(
+        name=step.name,
+        inputs=step.reads,
+        shape=step.shape,
+        target=_scale_and_shift,
+        arguments=(step.scale, step.shift, step.limits, *values),
+    )
+
+
+def _scale_and_shift(
+    scale: Tensor, shift: Tensor, limits: Limits, value: Tensor, residual: Tensor | None = None
+) -> Tensor:
+    result = torch.addcmul(shift, value, scale)
+    return (result if residual is None else result + residual).clamp(limits.low, limits.high)
 
 
 def _uniform(step: Affine) -> bool:

@@ -100,6 +100,7 @@ void run_global_average(const Operation& op, Share share) {
   const int64_t count = (op.input_height - 1) * op.from.row + op.input_width;
   const float pixels = float(op.input_height * op.input_width);
   share.for_channels(op.channels, [&](int64_t channel) {
+    std::fill(op.output + channel * op.to.plane, op.output + (channel + 1) * op.to.plane, 0.0f);
     for (int64_t image = 0; image < op.images; ++image) {
       const float* const from = op.input + channel * op.from.plane + op.from.begin + image * op.from.image;
       Vector sums = {};
@@ -112,12 +113,22 @@ void run_global_average(const Operation& op, Share share) {
   });
 }
 
+// The last positions one by one: of a single sample, a plane may end where the memory does.
 void run_affine(const Operation& op, Share share) {
-  const int64_t vectors = (op.positions + WIDTH - 1) / WIDTH;
-  for (int64_t channel; share.take(op.channels, &channel);) {
+  const int64_t whole = op.positions / WIDTH * WIDTH;
+  share.for_channels(op.channels, [&](int64_t channel) {
     const float* const from = op.input + channel * op.from.plane + op.from.begin;
-    const Vector scale = spread(op.values[channel]), shift = spread(op.bias[channel]);
-    for (int64_t v = 0; v < vectors; ++v) finish(op, load(from + v * WIDTH) * scale + shift, channel, v * WIDTH);
-    clear_margins(op, channel, true, true);
-  }
+    float* const plane = op.output + channel * op.to.plane;
+    float* const to = plane + op.to.begin;
+    const float scale = op.values[channel], shift = op.bias[channel];
+    for (int64_t at = 0; at < whole; at += WIDTH)
+      finish(op, load(from + at) * spread(scale) + spread(shift), channel, at);
+    for (int64_t at = whole; at < op.positions; ++at) {
+      float sum = from[at] * scale + shift;
+      if (op.residual) sum += op.residual[channel * op.to.plane + op.to.begin + at];
+      to[at] = op.valid[at] ? limited(sum, op.low, op.high) : 0.0f;
+    }
+    std::fill(plane, to, 0.0f);
+    std::fill(std::min(to + op.positions, plane + op.to.plane), plane + op.to.plane, 0.0f);
+  });
 }
