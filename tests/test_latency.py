@@ -39,7 +39,8 @@ def test_networks_are_timed_in_turn_and_left_as_they_were() -> None:
     for latency in found.values():
         assert latency.lower_quartile_ms <= latency.median_ms <= latency.upper_quartile_ms
         assert latency.rounds == 5
-    assert log[-10:] == ["slow", "fast", "fast", "slow"] * 2 + ["slow", "fast"]
+    # Three calls that are not timed come before each that is.
+    assert log[-40::4] == ["slow", "fast", "fast", "slow"] * 2 + ["slow", "fast"]
     assert slow.seen == fast.seen == {(False, False, 7)}
     assert (slow.training, slow.dropout.training, fast.training, fast.dropout.training) == (True, True, True, False)
 
@@ -55,7 +56,7 @@ def test_more_time_means_more_rounds() -> None:
     log: list[str] = []
     rounds = [
         measure_latency({"one": Sleeper(5, log, "one")}, torch.zeros(1), seconds=seconds)["one"].rounds
-        for seconds in (0, 0.15)
+        for seconds in (0, 0.8)
     ]
     assert rounds[0] == 5 < rounds[1] <= 30
 
