@@ -206,20 +206,7 @@ class _Planner:
         target = self._spacings.layout(step.name, step.shape)
         place = self.image(step.inputs[0]) if step.stride == (1, 1) else self._phases(step, target)
         residual = None if step.residual is None else self.image(step.residual)
-        self.layouts[step.name] = target
-        operation = PlannedOperation(
-            kind=Kind.SPARSE,
-            step=step.name,
-            input=place,
-            output=step.name,
-            target=target,
-            residual=residual,
-            input_begin=target.begin,
-            channels=target.channels,
-            limits=step.limits,
-            tensors={"bias": step.bias.float().contiguous(), "valid": target.valid()},
-        )
-        self.tasks.append(WeightedTask(step, operation, self.layouts[place]))
+        self._weighted(step, Kind.SPARSE, place, residual, target)
 
     def _phases(self, step: Convolution, like: Layout) -> str:
         """The phases that a convolution with a stride reads, behind each other."""
@@ -249,14 +236,18 @@ class _Planner:
         place = self.flat(step.inputs[0])
         residual = None if step.residual is None else self.flat(step.residual)
         target = features(*step.shape)
+        self._weighted(step, Kind.SPARSE_ROW if target.images == 1 else Kind.SPARSE, place, residual, target)
+
+    def _weighted(self, step: Weighted, kind: Kind, place: str, residual: str | None, target: Layout) -> None:
         self.layouts[step.name] = target
         operation = PlannedOperation(
-            kind=Kind.SPARSE_ROW if target.images == 1 else Kind.SPARSE,
+            kind=kind,
             step=step.name,
             input=place,
             output=step.name,
             target=target,
             residual=residual,
+            input_begin=target.begin,
             channels=target.channels,
             limits=step.limits,
             tensors={"bias": step.bias.float().contiguous(), "valid": target.valid()},
