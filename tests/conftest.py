@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -48,7 +49,7 @@ def golden() -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_data(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """Real data sets in torchvision's layout: from SPARSEWRIGHT_DATA, or unpacked once from the shared folder."""
     ready = os.environ.get("SPARSEWRIGHT_DATA")
     if ready:
@@ -56,6 +57,11 @@ def shared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = SHARED / "data" / "unpack.py"
     if not script.is_file():
         pytest.skip(f"shared data sets are not at {script.parent} (set SPARSEWRIGHT_DATA to an unpacked folder)")
-    folder = tmp_path_factory.mktemp("data")
-    subprocess.run([sys.executable, str(script), str(folder)], check=True)
+    # Each worker has a folder of its own in one that all of them share.
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "data"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "unpacked").exists():
+            subprocess.run([sys.executable, str(script), str(folder)], check=True)
+            (folder / "unpacked").touch()
     return folder

@@ -72,7 +72,8 @@ def test_without_a_command_the_help_is_shown() -> None:
 
 
 def test_help_does_not_wait_for_what_only_training_needs() -> None:
-    slow = "{'lightning', 'torchvision', 'rich', 'sparsewright.analysis', 'sparsewright.data', 'sparsewright.training'}"
+    own = "'sparsewright.analysis', 'sparsewright.data', 'sparsewright.training'"
+    slow = f"{{'lightning_fabric', 'torchvision', 'rich', {own}}}"
     code = f"""import sys
 from sparsewright.cli import app
 try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,21 +13,34 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.nn.utils.prune as prune
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import sparsewright as sw
 from sparsewright.models import create_model
-from sparsewright.runtime import library
+from sparsewright.runtime import compiled, library
 from sparsewright.runtime.choosing import choose, kernel_names
 from sparsewright.runtime.compiled import LARGEST_DIFFERENCE, CompiledSparse, compile_sparse
 from sparsewright.runtime.engine import Engine
 from sparsewright.runtime.fusion import fuse
-from sparsewright.runtime.graph import Affine, Convolution, Limits, Linear, Network, Pool, Step
+from sparsewright.runtime.graph import (
+    Affine,
+    Convolution,
+    Flatten,
+    GlobalAverage,
+    Join,
+    Limits,
+    Linear,
+    Network,
+    Pool,
+    Step,
+)
 from sparsewright.runtime.lowering import lower
 from sparsewright.runtime.operations import PlannedOperation
 from sparsewright.runtime.planning import WeightedTask, plan
+from sparsewright.runtime.torch_engine import CSR, TorchEngine
 
 KERNELS = [*library.available(), "torch"]
 
@@ -48,6 +62,27 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(former)
+
+
+_LOWERED: dict[tuple[object, ...], Network] = {}
+
+
+@pytest.fixture(autouse=True)
+def _each_network_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.export takes a second or more, and the same networks are compiled for every instruction set."""
+
+    def remembered(model: nn.Module, example_input: Tensor) -> Network:
+        content = tuple(float(tensor.detach().double().sum()) for tensor in (*model.parameters(), *model.buffers()))
+        key = (str(model), type(model), tuple(example_input.shape), content)
+        if key not in _LOWERED:
+            _LOWERED[key] = lower(model, example_input)
+        return _LOWERED[key]
+
+    monkeypatch.setattr("sparsewright.runtime.compiled.lower", remembered)
+
+
+def traced(model: nn.Module, value: Tensor) -> Network:
+    return fuse(compiled.lower(model, value))
 
 
 def pruned(model: nn.Module, sparsity: float, seed: int = 0) -> nn.Module:
@@ -80,7 +115,7 @@ def on_kernels(model: nn.Module, value: Tensor, index: int = -1, **options: Any)
     kernels = library.kernels()
     if kernels is None:
         return compile_sparse(model, value, **options)
-    choices = chosen(fuse(lower(model, value)), kernels, index)
+    choices = chosen(traced(model, value), kernels, index)
     fast = compile_sparse(model, value, choices=choices, **options)
     assert fast.compilation.engine.startswith("kernels"), fast.summary()
     return fast
@@ -94,9 +129,8 @@ def chosen(network: Network, kernels: library.Kernels, index: int) -> dict[str, 
     return {layer: available[index % len(available)] for layer, available in names.items()}
 
 
-def run_steps(steps: list[Step], value: Tensor, index: int, threads: int) -> Tensor:
-    """What the kernels make of a chain of steps, which torch.export would take a second for."""
-    network = Network(tuple(steps), "x", tuple(value.shape), steps[-1].name)
+def engine_of(network: Network, index: int, threads: int) -> Engine:
+    """Runs a network that was put together by hand, which torch.export would take a second for."""
     kernels = library.kernels()
     assert kernels is not None
     laid_out, choices = plan(network), chosen(network, kernels, index)
@@ -104,7 +138,12 @@ def run_steps(steps: list[Step], value: Tensor, index: int, threads: int) -> Ten
         choose(task, kernels, threads, choices[task.step.layer])[0] if isinstance(task, WeightedTask) else task
         for task in laid_out.tasks
     ]
-    return Engine(laid_out, tasks, kernels, threads).run(value, steps[-1].shape)
+    return Engine(laid_out, tasks, kernels, threads)
+
+
+def run_step(step: Step, value: Tensor, index: int, threads: int) -> Tensor:
+    network = Network((step,), "x", tuple(value.shape), step.name)
+    return engine_of(network, index, threads).run(value, step.shape)
 
 
 def random_weight(shape: tuple[int, ...], sparsity: float) -> Tensor:
@@ -148,7 +187,7 @@ def test_any_convolution(data: st.DataObject) -> None:
         dilation=dilation,
         groups=groups,
     )
-    result = run_steps([step], value, draw(st.integers(0, 9)), draw(st.integers(1, 3)))
+    result = run_step(step, value, draw(st.integers(0, 9)), draw(st.integers(1, 3)))
     assert close(result, expected.clamp(limits.low, limits.high))
 
 
@@ -162,7 +201,7 @@ def test_any_linear_layer(data: st.DataObject) -> None:
     weight, bias = random_weight((outputs, inputs), draw(SPARSITIES)), torch.randn(outputs)
     expected = F.linear(value, weight, bias)
     step = Linear(name="y", inputs=("x",), shape=tuple(expected.shape), layer="layer", weight=weight, bias=bias)
-    assert close(run_steps([step], value, draw(st.integers(0, 9)), draw(st.integers(1, 3))), expected)
+    assert close(run_step(step, value, draw(st.integers(0, 9)), draw(st.integers(1, 3))), expected)
 
 
 @settings(max_examples=100, deadline=None)
@@ -192,7 +231,91 @@ def test_any_pool(data: st.DataObject) -> None:
         padding=(padding[0], padding[1]),
         divisor=divisor,
     )
-    assert close(run_steps([step], value, 0, draw(st.integers(1, 3))), expected)
+    assert close(run_step(step, value, 0, draw(st.integers(1, 3))), expected)
+
+
+class Drawn:
+    """A network drawn step by step: each reads values that were computed before."""
+
+    def __init__(self, draw: Callable[[Any], Any]) -> None:
+        self.draw = draw
+        samples, channels = draw(st.integers(1, 3)), draw(st.integers(1, 6))
+        self.shapes = {"x": (samples, channels, draw(st.integers(3, 14)), draw(st.integers(3, 14)))}
+        self.steps: list[Step] = []
+
+    def network(self, length: int) -> Network:
+        for _ in range(length):
+            images = [name for name, shape in self.shapes.items() if len(shape) == 4]
+            source = self.draw(st.sampled_from(images))
+            kinds = [self.convolution, self.pool, self.affine, self.join, self.average]
+            self.draw(st.sampled_from(kinds))(source, images)
+        self.linear(self.draw(st.sampled_from(list(self.shapes))))
+        return Network(tuple(self.steps), "x", self.shapes["x"], self.steps[-1].name)
+
+    def add(self, kind: type[Step], inputs: tuple[str, ...], shape: tuple[int, ...], **fields: Any) -> None:
+        name = f"s{len(self.steps)}"
+        if kind in (Convolution, Affine, Linear):
+            same = [other for other, its in self.shapes.items() if its == shape]
+            fields["residual"] = self.draw(st.sampled_from([None, *same]))
+        if kind not in (Join, Flatten):
+            fields["limits"] = self.draw(st.sampled_from([Limits(), Limits(0.0), Limits(0.1, 0.8)]))
+        self.steps.append(kind(name=name, inputs=inputs, shape=shape, **fields))
+        self.shapes[name] = shape
+
+    def convolution(self, source: str, images: list[str]) -> None:
+        draw, (samples, channels, *size) = self.draw, self.shapes[source]
+        outputs, kernel, padding = draw(st.integers(1, 6)), draw(st.integers(1, 3)), draw(st.integers(0, 2))
+        stride = draw(st.integers(1, 2))
+        sides = [(side + 2 * padding - kernel) // stride + 1 for side in size]
+        if min(sides) < 1:
+            return
+        weight = random_weight((outputs, channels, kernel, kernel), draw(SPARSITIES))
+        fields = {"layer": f"w{len(self.steps)}", "weight": weight, "bias": torch.randn(outputs), "groups": 1}
+        geometry = {"stride": (stride, stride), "padding": (padding, padding), "dilation": (1, 1)}
+        self.add(Convolution, (source,), (samples, outputs, *sides), **fields, **geometry)
+
+    def pool(self, source: str, images: list[str]) -> None:
+        samples, channels, *size = self.shapes[source]
+        kernel, stride = self.draw(st.integers(1, min(3, *size))), self.draw(st.integers(1, 2))
+        padding, average = self.draw(st.integers(0, kernel // 2)), self.draw(st.booleans())
+        sides = [(side + 2 * padding - kernel) // stride + 1 for side in size]
+        geometry = {"kernel": (kernel, kernel), "stride": (stride, stride), "padding": (padding, padding)}
+        self.add(Pool, (source,), (samples, channels, *sides), average=average, **geometry)
+
+    def affine(self, source: str, images: list[str]) -> None:
+        shape = self.shapes[source]
+        self.add(Affine, (source,), shape, scale=torch.randn(shape[1]), shift=torch.randn(shape[1]))
+
+    def join(self, source: str, images: list[str]) -> None:
+        samples, _, *size = self.shapes[source]
+        same = [name for name in images if self.shapes[name][2:] == tuple(size)]
+        other = self.draw(st.sampled_from(same))
+        self.add(Join, (source, other), (samples, self.shapes[source][1] + self.shapes[other][1], *size))
+
+    def average(self, source: str, images: list[str]) -> None:
+        self.add(GlobalAverage, (source,), (*self.shapes[source][:2], 1, 1))
+
+    def linear(self, source: str) -> None:
+        samples, count = self.shapes[source][0], math.prod(self.shapes[source][1:])
+        if len(self.shapes[source]) == 4:
+            self.add(Flatten, (source,), (samples, count))
+            source = self.steps[-1].name
+        outputs = self.draw(st.integers(1, 5))
+        weight, layer = random_weight((outputs, count), self.draw(SPARSITIES)), f"w{len(self.steps)}"
+        self.add(Linear, (source,), (samples, outputs), layer=layer, weight=weight, bias=torch.randn(outputs))
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_any_network_reads_nothing_that_it_has_not_written(data: st.DataObject) -> None:
+    """Steps in any order on one memory, full of NaN at first: lifetimes, shared padding, copies and gaps."""
+    needs_kernels()
+    network = Drawn(data.draw).network(data.draw(st.integers(1, 8)))
+    value = torch.randn(network.input_shape)
+    expected = TorchEngine(network, value).run(value)
+    engine = engine_of(network, data.draw(st.integers(0, 9)), threads=1)
+    engine._memory.fill_(float("nan"))
+    assert close(engine.run(value, expected.shape), expected)
 
 
 class Everything(nn.Module):
@@ -309,6 +432,101 @@ def test_choices_are_printed_saved_and_used_again(tmp_path: Path) -> None:
         compile_sparse(model, value, choices=tmp_path / "damaged.json")
     with pytest.raises(FileNotFoundError, match="there is no file"):
         compile_sparse(model, value, choices=tmp_path / "none.json")
+
+
+def test_choices_hold_without_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(library.ENVIRONMENT, "torch")
+    model, value = pruned(nn.Sequential(nn.Linear(9, 5), nn.ReLU(), nn.Linear(5, 4)), 0.5), torch.randn(3, 9)
+    for choices in ({"0.weight": "dense", "2.weight": CSR}, {"0.weight": CSR, "2.weight": CSR}):
+        fast = compile_sparse(model, value, choices=choices)
+        assert fast.choices == choices
+        assert difference(fast, model, value) < 1e-5
+    with pytest.raises(ValueError, match=r"0\.weight has no kernel 'sparse 4' here; there are dense, torch CSR"):
+        compile_sparse(model, value, choices=dict.fromkeys(fast.choices, "sparse 4"))
+    with pytest.raises(ValueError, match=r"the choices lack 2\.weight"):
+        compile_sparse(model, value, choices={"0.weight": "dense"})
+
+
+def test_choices_of_a_network_left_dense_leave_it_dense(tmp_path: Path) -> None:
+    model, value = Branching().eval(), torch.ones(1, 4)
+    first = compile_sparse(model, value)
+    first.save_choices(tmp_path / "choices.json")
+    again = compile_sparse(model, value, choices=tmp_path / "choices.json")
+    assert again.choices == first.choices
+    assert again.compilation.engine == "dense"
+    assert "so the given choices say" in again.summary()
+    with pytest.raises(ValueError, match="choices were given for the layers of a network that is left dense"):
+        compile_sparse(model, value, choices={"layer.weight": "dense"})
+
+
+@pytest.mark.parametrize("left", ["dense", "torch", "a call"])
+def test_threads_hold_for_what_torch_runs(left: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[int] = set()
+
+    class Noting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.add(torch.get_num_threads())
+            return x
+
+    if left == "dense":
+        fast = compile_sparse(nn.Sequential(Noting(), Branching()).eval(), torch.ones(1, 4), threads=3)
+    else:
+        needs_kernels()
+        monkeypatch.setenv(library.ENVIRONMENT, "torch" if left == "torch" else "portable")
+        model = pruned(nn.Sequential(nn.Linear(4, 4), nn.GELU()), 0.5)
+        fast = on_kernels(model, torch.ones(1, 4), threads=3)
+        original = fast._run
+        monkeypatch.setattr(fast, "_run", lambda value: (seen.add(torch.get_num_threads()), original(value))[1])
+    seen.clear()
+    fast(torch.ones(1, 4))
+    assert seen == {3}
+    assert torch.get_num_threads() == 1
+
+
+class Twice(nn.Module):
+    """One layer used at two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(F.max_pool2d(F.relu(self.layer(x)), 2))
+
+
+def test_a_layer_used_twice_has_two_choices() -> None:
+    needs_kernels()
+    model, value = pruned(Twice(), 0.5), torch.randn(1, 3, 20, 20)
+    fast = on_kernels(model, value)
+    assert list(fast.choices) == ["layer.weight", "layer.weight#2"]
+    mixed = dict(zip(fast.choices, ("dense", fast.choices["layer.weight#2"]), strict=True))
+    again = compile_sparse(model, value, choices=mixed)
+    assert again.choices == mixed
+    assert difference(again, model, value) < 1e-5
+
+
+def test_weights_that_are_computed_from_parameters_have_kernels(instructions: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(72, 4))
+    pruned(model, 0.0)
+    first, last = model[0], model[4]
+    prune.l1_unstructured(first, "weight", 0.75)
+    torch.nn.utils.parametrizations.weight_norm(last)
+    model.eval()
+    value = torch.randn(2, 3, 5, 5)
+    fast = on_kernels(model, value)
+    assert not fast.compilation.through_torch
+    assert [round(layer.sparsity, 2) for layer in fast.compilation.layers] == [0.75, 0]
+    assert difference(fast, model, value) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
+@pytest.mark.parametrize("layers", [1, 4])
+def test_layers_without_numbers(instructions: str, layers: int) -> None:
+    none, some = nn.Linear(4, 0), nn.Linear(0, 3)
+    model, value = nn.Sequential(*[none, nn.ReLU(), some, nn.ReLU()][:layers]).eval(), torch.randn(2, 4)
+    fast = compile_sparse(model, value)
+    with torch.no_grad():
+        assert torch.equal(fast(value), model(value))
 
 
 class TwoResults(nn.Module):

@@ -162,7 +162,7 @@ def test_records_name_their_papers() -> None:
 
 
 def test_import_needs_torch_alone() -> None:
-    heavy = ["lightning", "pydantic", "torchvision", "typer", "rich", "yaml", "timm", "safetensors", "sklearn"]
+    heavy = ["lightning_fabric", "pydantic", "torchvision", "typer", "rich", "yaml", "timm", "safetensors", "sklearn"]
     program = (
         "import torch, sys\n"
         "before = set(sys.modules)\n"

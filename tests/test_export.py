@@ -493,7 +493,7 @@ def test_loading_needs_no_trainer(exported: Path) -> None:
         "import sys, sparsewright.export as export\n"
         "assert 'h5py' not in sys.modules\n"
         f"assert len(export.load_hdf5({str(exported)!r})) == 6\n"
-        "assert not {'sparsewright.training', 'lightning'} & sys.modules.keys()"
+        "assert not {'sparsewright.training', 'lightning_fabric'} & sys.modules.keys()"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)

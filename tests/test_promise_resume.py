@@ -23,6 +23,8 @@ import sparsewright as sw
 HALF = 13
 PARTS = ("model", "optimizer", "sparsifier")
 ORDERS = list(itertools.permutations(PARTS))
+# One run of each kind of state is loaded in every order; the others share its code, and are loaded both ways round.
+EVERY_ORDER = ("granet-momentum", "greg-2", "gsm", "rpg", "snfs-own-average")
 
 # The choice falls into the first half, the end of the pushing into the second.
 GROWING = {"reg_interval": 2, "stabilize_steps": 5}
@@ -66,6 +68,10 @@ OPTIMIZERS = {
 }
 
 
+def orders(run: str) -> list[tuple[str, ...]]:
+    return ORDERS if run in EVERY_ORDER else [ORDERS[0], ORDERS[-1]]
+
+
 def build(run: str, model_seed: int = 0, seed: int = 3) -> tuple[OddNet, Optimizer, sw.Sparsifier]:
     method, optimizer_name, options = RUNS[run]
     (info,) = sw.list_methods(method)
@@ -100,7 +106,7 @@ def flattened(prefix: str, value: Any) -> dict[str, Tensor]:
 def resume_all(folder: Path) -> None:
     """Load each run in each order, train its second half, and save what came out."""
     for run in RUNS:
-        for order in ORDERS:
+        for order in orders(run):
             # Another seed everywhere: nothing may be left of what creation drew.
             model, optimizer, sparsifier = build(run, model_seed=77, seed=99)
             parts = {"model": model, "optimizer": optimizer, "sparsifier": sparsifier}
@@ -152,8 +158,11 @@ def same(one: Tensor, other: Tensor) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("order", ORDERS, ids="-".join)
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(
+    ("run", "order"),
+    [(run, order) for run in RUNS for order in orders(run)],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
 def test_promise_3_resume_is_bit_identical(
     run: str,
     order: tuple[str, ...],

@@ -15,7 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from typer.testing import CliRunner
 
+from sparsewright.cli import app
 from sparsewright.export.gap_code import GapCode, decode_gaps, encode_gaps
 from sparsewright.export.mask_code import decode_mask, encode_mask
 from sparsewright.export.sparse import (
@@ -251,6 +253,21 @@ class TestHostileFiles:
         file.write_bytes(damaged)
         assert outcome(file) is None
 
+    @settings(max_examples=300, deadline=None)
+    @given(st.data())
+    def test_flipped_bits_of_the_header_are_found_or_change_nothing(
+        self, tmp_path_factory: pytest.TempPathFactory, a_file: bytes, data: st.DataObject
+    ) -> None:
+        end = 8 + int.from_bytes(a_file[:8], "little")
+        damaged = bytearray(a_file)
+        damaged[data.draw(st.integers(0, end - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        folder = tmp_path_factory.mktemp("flipped")
+        (folder / "a.sparse").write_bytes(a_file)
+        (folder / "b.sparse").write_bytes(damaged)
+        expected, found = load_sparse(folder / "a.sparse"), outcome(folder / "b.sparse")
+        assert found is None or found.keys() == expected.keys()
+        assert found is None or all(same_bits(found[name], expected[name]) for name in expected)
+
     @settings(max_examples=80, deadline=None)
     @given(st.data())
     def test_cut_files_are_refused(
@@ -312,6 +329,17 @@ class TestHostileFiles:
         save_sparse({"a": torch.ones(2)}, file, metadata={"recipe": "digits"})
         file.write_bytes(file.read_bytes().replace(b"digits", b"diguts"))
         assert outcome(file) is None
+
+
+def test_a_sparse_file_of_another_name_is_exported_as_what_it_holds(tmp_path: Path) -> None:
+    tensors = {"weight": pruned((30, 20), 0.1), "bias": torch.randn(30)}
+    save_sparse(tensors, tmp_path / "small.safetensors")
+    command = ["export", str(tmp_path / "small.safetensors"), "--format", "safetensors"]
+    result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "dense.safetensors")])
+    assert result.exit_code == 0, result.output
+    written = safetensors.torch.load_file(tmp_path / "dense.safetensors")
+    assert written.keys() == tensors.keys()
+    assert all(torch.equal(written[name], tensors[name]) for name in tensors)
 
 
 def test_tensors_that_are_made_when_asked_for_are_kept_apart(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import random
@@ -376,6 +377,27 @@ def test_a_full_disk_leaves_the_former_checkpoint(tmp_path: Path) -> None:
     before = path.read_bytes()
     with largest_file(100_000), pytest.raises(SaveError, match=r"cannot save .*last\.ckpt: .*unchanged"):
         save_checkpoint(path, {**content, "model": {"weight": torch.zeros(100_000)}})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_is_no_failure_to_save(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    content = {"model": {}, "optimizer": None, "sparsifier": None, "progress": {}, "random": []}
+    save_checkpoint(path, content)
+    before = path.read_bytes()
+    original = torch.save
+
+    class Interrupted(io.BytesIO):
+        def write(self, *arguments: Any) -> int:
+            if self.tell() > 100:
+                raise KeyboardInterrupt
+            return super().write(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "save", lambda content, stream: original(content, Interrupted()))
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(path, content)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

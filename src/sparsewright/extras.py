@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 _TRAIN = frozenset(
-    {"filelock", "jinja2", "lightning", "numpy", "plotly", "pydantic", "rich", "safetensors", "sklearn", "tensorboard"}
-    | {"torchvision", "typer", "yaml"}
+    {"filelock", "jinja2", "lightning_fabric", "numpy", "plotly", "pydantic", "rich", "safetensors", "sklearn"}
+    | {"tensorboard", "torchvision", "typer", "yaml"}
 )
 _OTHERS = {
     "h5py": "hdf5",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +18,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
     Raises:
         SaveError: writing failed (a full disk, no permission); the temporary file is gone, a former ``path`` intact.
+        KeyboardInterrupt: writing was interrupted; the same holds.
     """
     temporary: Path | None = None
     try:
@@ -31,7 +32,10 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        # torch.save reports a failed write as a RuntimeError that hides the system's reason in its context.
+        # torch.save reports whatever stops a write as a RuntimeError that hides the reason in its context: the
+        # system's, or Ctrl-C, which must go on as that.
+        if interruption := next((cause for cause in _causes(error) if not isinstance(cause, Exception)), None):
+            raise interruption from None
         reason = _system_reason(error)
         kept = "; the former file is unchanged" if path.exists() else ""
         raise SaveError(f"cannot save {path}: {reason}{kept}") from error
@@ -76,10 +80,15 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _system_reason(error: BaseException) -> str:
+def _causes(error: BaseException) -> Iterator[BaseException]:
     current: BaseException | None = error
     while current is not None:
-        if isinstance(current, OSError) and current.strerror:
-            return current.strerror
+        yield current
         current = current.__cause__ or current.__context__
+
+
+def _system_reason(error: BaseException) -> str:
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -13,7 +13,7 @@ from sparsewright.analysis import Latency, measure_latency
 from sparsewright.bench.engines import ENGINES, EngineError, Subject
 from sparsewright.modules import evaluation_mode
 from sparsewright.runtime import Compilation, CompiledSparse
-from sparsewright.runtime.compiled import MOST_THREADS
+from sparsewright.runtime.checking import MOST_THREADS
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparsewright.cli.destinations import check_destination
 from sparsewright.cli.tables import print_json, print_pairs
-from sparsewright.export.sparse import SPARSE_SUFFIX, load_sparse, read_sparse_metadata, save_sparse
+from sparsewright.export.sparse import FORMAT, SPARSE_SUFFIX, load_sparse, read_sparse_metadata, save_sparse
 from sparsewright.files import write_atomically
 from sparsewright.formats import percent
 from sparsewright.training.folder import RECIPE, WEIGHTS
@@ -66,11 +66,13 @@ def _read(target: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
             "; the run there is not finished, go on with --resume" if (source.parent / RECIPE).is_file() else ""
         )
         raise FileNotFoundError(f"there is no {source}{unfinished}")
-    if source.suffix == SPARSE_SUFFIX:
-        return source, load_sparse(source), read_sparse_metadata(source)
-    if source.suffix != DENSE_SUFFIX:
+    if source.suffix not in (DENSE_SUFFIX, SPARSE_SUFFIX):
         raise ValueError(f"{source} is neither a run nor a {DENSE_SUFFIX} or {SPARSE_SUFFIX} file")
-    return source, read_tensors(source), file_metadata(source) or {}
+    metadata = {} if source.suffix == SPARSE_SUFFIX else file_metadata(source) or {}
+    # A sparse file is a safetensors file, and may be called that.
+    if source.suffix == SPARSE_SUFFIX or metadata.get("format") == FORMAT:
+        return source, load_sparse(source), read_sparse_metadata(source)
+    return source, read_tensors(source), metadata
 
 
 def _report(target: Path, path: Path, format_: str, tensors: Mapping[str, Tensor], *, as_json: bool) -> None:

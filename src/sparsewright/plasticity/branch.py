@@ -26,7 +26,7 @@ from sparsewright.training.optimizers import build_optimizer
 from sparsewright.training.recipe import DataSettings, Recipe, Stage
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)

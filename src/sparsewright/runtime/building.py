@@ -19,7 +19,7 @@ SOURCES = Path(__file__).parent / "kernels"
 COMPILERS = ("c++", "g++", "clang++")
 """Tried in this order unless the environment variable CXX names one."""
 
-FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-ffp-contract=fast", "-Wno-psabi")
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=fast", "-Wno-psabi")
 
 _X86 = ("x86_64", "AMD64")
 _SETS = {

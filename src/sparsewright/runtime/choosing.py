@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -73,19 +73,24 @@ def choose(
         ValueError: ``given`` is not the name of a kernel that can run the layer.
     """
     builders = _builders(task, kernels)
-    sparsity = 1 - float(task.step.weight.count_nonzero()) / task.step.weight.numel()
+    step = task.step
     if given is not None:
         if given not in builders:
-            raise ValueError(f"{task.step.layer} has no kernel {given!r} here; there are {', '.join(builders)}")
-        return builders[given](), LayerChoice(task.step.layer, given, sparsity, {})
+            raise no_such_kernel(step.layer, given, builders)
+        return builders[given](), LayerChoice(step.layer, given, step.sparsity, {})
     if len(builders) == 1:
         ((name, builder),) = builders.items()
-        return builder(), LayerChoice(task.step.layer, name, sparsity, {})
+        return builder(), LayerChoice(step.layer, name, step.sparsity, {})
     built = {name: builder() for name, builder in builders.items()}
     times = _timed(built, task, kernels, threads)
     best = min(times, key=lambda name: times[name])
     rounded = {name: round(1000 * seconds, 4) for name, seconds in times.items()}
-    return built[best], LayerChoice(task.step.layer, best, sparsity, rounded)
+    return built[best], LayerChoice(step.layer, best, step.sparsity, rounded)
+
+
+def no_such_kernel(layer: str, given: str, known: Iterable[str]) -> ValueError:
+    """That a choice names a kernel which cannot run a layer here."""
+    return ValueError(f"{layer} has no kernel {given!r} here; there are {', '.join(known)}")
 
 
 def kernel_names(task: WeightedTask, kernels: Kernels) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -12,14 +13,14 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from sparsewright.checks import join_names
 from sparsewright.files import write_text
 from sparsewright.formats import percent
 from sparsewright.modules import evaluation_mode, unwrapped
+from sparsewright.runtime.checking import check_choices, check_model, check_tensor, check_threads, read_choices
 from sparsewright.runtime.choosing import LayerChoice, choose
 from sparsewright.runtime.engine import Engine
 from sparsewright.runtime.fusion import fuse
-from sparsewright.runtime.graph import Network, TorchCall
+from sparsewright.runtime.graph import Network, TorchCall, Weighted
 from sparsewright.runtime.library import Kernels, kernels
 from sparsewright.runtime.lowering import LoweringError, lower
 from sparsewright.runtime.packing import OffsetError
@@ -29,8 +30,11 @@ from sparsewright.runtime.torch_engine import TorchEngine
 LARGEST_DIFFERENCE = 1e-4
 """Between the results of the compiled and the dense network, relative to the largest number in them."""
 
-MOST_THREADS = 1024
-"""More are a slip, and could not be started."""
+LEFT_DENSE = "dense"
+"""The engine of a network that runs as it is."""
+
+WHOLE_NETWORK = "the whole network"
+"""Stands for the layers in the choices of such a network."""
 
 _TIMED_ROUNDS, _TIMED_SECONDS = 30, 0.5
 
@@ -40,10 +44,10 @@ class Compilation:
     """What became of a network.
 
     Attributes:
-        engine: what runs it: "kernels (NAME)", "torch" (without kernels) or "dense" (the model itself).
+        engine: what runs it: "kernels (NAME)", "torch" (without kernels) or "dense" (the model itself, as it is).
         reason: why it is not the kernels; empty where it is.
-        threads: of the kernels.
-        layers: what was chosen for each layer.
+        threads: that it uses.
+        layers: what was chosen for each layer; of a network left dense, what it was timed with.
         through_torch: operators that torch runs among the kernels.
         milliseconds: of the compiled and of the dense network, where both were timed.
         working_bytes: memory of the kernels for weights and values.
@@ -56,6 +60,11 @@ class Compilation:
     through_torch: tuple[str, ...] = ()
     milliseconds: Mapping[str, float] = field(default_factory=dict)
     working_bytes: int = 0
+
+    @property
+    def uses_torch(self) -> bool:
+        """Whether torch runs the network or a part of it."""
+        return self.engine in ("torch", LEFT_DENSE) or bool(self.through_torch)
 
 
 def compile_sparse(
@@ -76,7 +85,7 @@ def compile_sparse(
         model: in evaluation mode, on the CPU, in float32; wrapped (DDP, ``torch.compile``) or not. It is left as it is.
         example_input: a tensor as the model takes it. The result runs inputs of exactly this shape; compile again for
             another batch or picture size.
-        threads: that the kernels use; torch's number (``torch.get_num_threads()``) by default.
+        threads: that it uses, on kernels or on torch; torch's number (``torch.get_num_threads()``) by default.
         choices: of an earlier compilation on a machine of the same kind: :attr:`CompiledSparse.choices`, or a file that
             :meth:`CompiledSparse.save_choices` wrote. Nothing is timed then.
 
@@ -90,20 +99,20 @@ def compile_sparse(
             float32, no samples, no positive number of threads, or choices that do not fit the network.
     """
     network = unwrapped(model)
-    _check_model(network)
-    _check_tensor("example_input", example_input)
+    check_model(network)
+    check_tensor("example_input", example_input)
     if example_input.dim() == 0 or example_input.numel() == 0:
         raise ValueError(f"example_input has shape {tuple(example_input.shape)}; it needs at least one sample")
-    if threads is not None and (type(threads) is not int or not 1 <= threads <= MOST_THREADS):
-        raise ValueError(f"threads must be a number from 1 to {MOST_THREADS}, got {threads!r}")
-    given = None if choices is None else _choices(choices)
+    check_threads(threads)
+    given = None if choices is None else read_choices(choices)
     found = kernels()
-    with torch.no_grad():
+    threads = threads or torch.get_num_threads()
+    with torch.no_grad(), _torch_threads(threads):
         example = example_input.detach().contiguous()
         expected = network(example)
         if not isinstance(expected, Tensor):
             raise TypeError(f"{type(network).__name__} returns {type(expected).__name__}; a tensor is supported")
-        return _compiled(network, example, expected, found, threads or torch.get_num_threads(), given)
+        return _compiled(network, example, expected, found, threads, given)
 
 
 class CompiledSparse(nn.Module):
@@ -120,6 +129,7 @@ class CompiledSparse(nn.Module):
         super().__init__()
         self._run = run
         self._input_shape = input_shape
+        self._torch_threads = compilation.threads if compilation.uses_torch else None
         self.compilation = compilation
         super().eval()
 
@@ -131,7 +141,7 @@ class CompiledSparse(nn.Module):
             ValueError: a tensor of another shape, type or device than the one it was compiled for, or one that requires
                 a gradient while gradients are recorded.
         """
-        _check_tensor("the input", value)
+        check_tensor("the input", value)
         if tuple(value.shape) != self._input_shape:
             raise ValueError(
                 f"the input has shape {tuple(value.shape)}, and this network was compiled for {self._input_shape}; "
@@ -139,7 +149,7 @@ class CompiledSparse(nn.Module):
             )
         if value.requires_grad and torch.is_grad_enabled():
             raise ValueError("the input requires a gradient, and a compiled network has none; use torch.no_grad()")
-        with torch.no_grad():
+        with torch.no_grad(), _torch_threads(self._torch_threads):
             return self._run(value.resolve_neg().contiguous())
 
     def train(self, mode: bool = True) -> CompiledSparse:
@@ -154,7 +164,9 @@ class CompiledSparse(nn.Module):
 
     @property
     def choices(self) -> dict[str, str]:
-        """The kernel of each layer, by the name of its weight."""
+        """The kernel of each layer, by the name of its weight; that there are none where the network was left dense."""
+        if self.compilation.engine == LEFT_DENSE:
+            return {WHOLE_NETWORK: LEFT_DENSE}
         return {layer.layer: layer.kernel for layer in self.compilation.layers}
 
     def save_choices(self, file: Path | str) -> None:
@@ -177,6 +189,8 @@ class CompiledSparse(nn.Module):
             lines.append(f"memory {made.working_bytes / 2**20:.1f} MiB")
         if made.through_torch:
             lines.append(f"through torch: {', '.join(made.through_torch)}")
+        if made.layers and made.engine == LEFT_DENSE:
+            lines.append("its layers were timed with these kernels:")
         rows = [("layer", "sparsity", "kernel", "milliseconds of each kernel")]
         for layer in made.layers:
             times = ", ".join(f"{name} {value:.3f}" for name, value in layer.milliseconds.items())
@@ -207,13 +221,17 @@ def _compiled(
     given: Mapping[str, str] | None,
 ) -> CompiledSparse:
     shape = tuple(example.shape)
+    if given == {WHOLE_NETWORK: LEFT_DENSE}:
+        return _dense(model, shape, threads, "so the given choices say")
     try:
         network = fuse(lower(model, example))
         if found is None:
-            run, made = _on_torch(network, example, threads)
+            run, made = _on_torch(network, example, threads, given)
         else:
             run, made = _on_kernels(network, found, threads, given)
     except (LoweringError, OffsetError) as error:
+        if given is not None:
+            raise ValueError(f"choices were given for the layers of a network that is left dense: {error}") from error
         return _dense(model, shape, threads, str(error))
     probe = torch.randn_like(example)
     difference = max(_difference(run(example), expected), _difference(run(probe), model(probe)))
@@ -234,7 +252,7 @@ def _on_kernels(
     laid_out = plan(network)
     layers = [task for task in laid_out.tasks if isinstance(task, WeightedTask)]
     if given is not None:
-        _check_choices(given, [task.step.layer for task in layers])
+        check_choices(given, [task.step.layer for task in layers])
     chosen = {
         task.step.name: choose(task, found, threads, given[task.step.layer] if given is not None else None)
         for task in layers
@@ -253,8 +271,12 @@ def _on_kernels(
     return lambda value: engine.run(value, output_shape), made
 
 
-def _on_torch(network: Network, example: Tensor, threads: int) -> tuple[Callable[[Tensor], Tensor], Compilation]:
-    engine = TorchEngine(network, example)
+def _on_torch(
+    network: Network, example: Tensor, threads: int, given: Mapping[str, str] | None
+) -> tuple[Callable[[Tensor], Tensor], Compilation]:
+    if given is not None:
+        check_choices(given, [step.layer for step in network.steps if isinstance(step, Weighted)])
+    engine = TorchEngine(network, example, given)
     calls = [str(step.target) for step in network.steps if isinstance(step, TorchCall)]
     reason = "they were not compiled when the package was installed, or were switched off"
     made = Compilation("torch", reason, threads, tuple(engine.layers), tuple(dict.fromkeys(calls)))
@@ -264,14 +286,29 @@ def _on_torch(network: Network, example: Tensor, threads: int) -> tuple[Callable
 def _dense(
     model: nn.Module, shape: tuple[int, ...], threads: int, reason: str, tried: Compilation | None = None
 ) -> CompiledSparse:
-    tried = tried or Compilation("dense")
+    tried = tried or Compilation(LEFT_DENSE)
 
     def run(value: Tensor) -> Tensor:
         # The user's own module, which may have been switched to training since.
         with evaluation_mode(model):
             return model(value)
 
-    return CompiledSparse(run, shape, Compilation("dense", reason, torch.get_num_threads(), (), (), tried.milliseconds))
+    made = Compilation(LEFT_DENSE, reason, threads, tried.layers, milliseconds=tried.milliseconds)
+    return CompiledSparse(run, shape, made)
+
+
+@contextmanager
+def _torch_threads(threads: int | None) -> Iterator[None]:
+    """So many threads for torch meanwhile; None leaves it as it is."""
+    former = torch.get_num_threads()
+    if threads in (None, former):
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(former)
 
 
 def _with_times(made: Compilation, times: Mapping[str, float]) -> Compilation:
@@ -305,42 +342,3 @@ def _compared(run: Callable[[Tensor], Tensor], model: nn.Module, example: Tensor
         if time.perf_counter() - begin > _TIMED_SECONDS:
             break
     return times
-
-
-def _check_model(model: nn.Module) -> None:
-    if any(module.training for module in model.modules()):
-        raise ValueError(f"{type(model).__name__} is in training mode; call model.eval() first")
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.device.type != "cpu":
-            raise ValueError(f"{name} is on {tensor.device}; compile_sparse makes programs for the CPU: move the model")
-        if tensor.is_floating_point() and tensor.dtype != torch.float32:
-            raise ValueError(f"{name} is {tensor.dtype}; float32 is supported: call model.float()")
-
-
-def _check_tensor(name: str, value: Tensor) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-    if value.device.type != "cpu" or value.dtype != torch.float32 or value.layout != torch.strided:
-        raise ValueError(f"{name} is {value.dtype} on {value.device}; dense float32 on the CPU is supported")
-
-
-def _choices(choices: Mapping[str, str] | Path | str) -> dict[str, str]:
-    if isinstance(choices, Mapping):
-        return dict(choices)
-    path = Path(choices)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(found, dict) or not all(isinstance(kernel, str) for kernel in found.values()):
-        raise ValueError(f"{path} does not hold the choices of a compiled network")
-    return found
-
-
-def _check_choices(given: Mapping[str, str], layers: list[str]) -> None:
-    if missing := [layer for layer in layers if layer not in given]:
-        raise ValueError(f"the choices lack {join_names(missing)}")
-    if unknown := [layer for layer in given if layer not in layers]:
-        raise ValueError(f"the network has no layer {join_names(unknown)}, for which there are choices")

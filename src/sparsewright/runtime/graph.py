@@ -53,12 +53,17 @@ class Weighted(Step):
     """A convolution or a linear layer; ``weight`` and ``bias`` as their modules hold them, batch norm folded in.
 
     Attributes:
-        layer: name of the weight in the model.
+        layer: name of the weight in the model, with a number (``#2``) for each further use; unique.
     """
 
     layer: str
     weight: Tensor
     bias: Tensor
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros in the weight."""
+        return 1 - float(self.weight.count_nonzero()) / self.weight.numel()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +127,7 @@ class TorchCall(Step):
     Attributes:
         target: the operator.
         arguments, options: with :class:`Value` in place of tensors that the network computes.
-        numbers: whether its result is a float32 tensor.
+        numbers: whether its result is a float32 tensor, not an empty one.
     """
 
     target: Any

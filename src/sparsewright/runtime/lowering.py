@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -50,14 +51,14 @@ def lower(model: nn.Module, example_input: Tensor) -> Network:
     outputs = next(node for node in program.graph.nodes if node.op == "output").args[0]
     if len(inputs) != 1 or len(outputs) != 1 or not isinstance(outputs[0], fx.Node):
         raise LoweringError(f"it has {len(inputs)} inputs and {len(outputs)} outputs, and one of each is supported")
-    if outputs[0].name in constants or outputs[0] is inputs[0]:
-        raise LoweringError("its output does not depend on its input through any layer")
     lowering = _Lowering(constants)
     for node in program.graph.nodes:
         if node.op == "call_function":
             lowering.add(node)
         elif node.op not in ("placeholder", "output"):
             raise LoweringError(f"it has a part of its own, {node.target}, such as a branch that depends on values")
+    if lowering.constant(outputs[0]) or outputs[0] is inputs[0]:
+        raise LoweringError("its output does not depend on its input through any layer")
     return Network(tuple(lowering.steps), inputs[0].name, tuple(example_input.shape), outputs[0].name)
 
 
@@ -86,17 +87,29 @@ class _Lowering:
     """Turns nodes into steps, one after another."""
 
     def __init__(self, constants: dict[str, tuple[str, Tensor]]) -> None:
-        self._constants = constants
+        self._constants = dict(constants)
+        self._uses: Counter[str] = Counter()
         self.steps: list[Step] = []
 
     def add(self, node: fx.Node) -> None:
-        if self._folds(node):
+        if self._computed_beforehand(node) or self._folds(node):
             return
         source = node.args[0] if node.args else None
         normalised = node.target is operator.getitem and self._folds(source)
         lowered = _batch_norm if normalised else None if node.kwargs else _LOWERED.get(node.target)
-        step = lowered(self, node) if lowered is not None else None
+        step = lowered(self, node) if lowered is not None and 0 not in _shape(node) else None
         self.steps.append(step or self._call(node))
+
+    def _computed_beforehand(self, node: fx.Node) -> bool:
+        """Whether it depends on parameters alone, as weights under ``torch.nn.utils.prune``, and is a constant now."""
+        read = node.all_input_nodes
+        target: Any = node.target
+        drawn = torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
+        if not read or drawn or not all(map(self.constant, read)) or not isinstance(node.meta.get("val"), Tensor):
+            return False
+        arguments, options = fx.map_arg((node.args, node.kwargs), lambda argument: self._constants[argument.name][1])
+        self._constants[node.name] = (self._constants[read[0].name][0], target(*arguments, **options))
+        return True
 
     def _folds(self, node: Any) -> bool:
         """Whether it is a batch norm that becomes a scale and a shift where its first result is taken."""
@@ -107,29 +120,35 @@ class _Lowering:
         known = all(self.tensor(tensor) is not None for tensor in (*optional, *statistics))
         return known and self.computed(value) and len(_shape(value)) in (2, 4)
 
+    def constant(self, argument: Any) -> bool:
+        """Whether it is a parameter, a buffer, or computed from them alone."""
+        return isinstance(argument, fx.Node) and argument.name in self._constants
+
     def tensor(self, argument: Any) -> Tensor | None:
-        """A float32 parameter, buffer or constant; None for anything else."""
-        if not isinstance(argument, fx.Node) or argument.name not in self._constants:
+        """A float32 constant; None for anything else."""
+        if not self.constant(argument):
             return None
         tensor = self._constants[argument.name][1]
         return tensor if tensor.dtype == torch.float32 else None
 
     def layer(self, argument: fx.Node) -> str:
-        """Name in the model of a parameter."""
-        return self._constants[argument.name][0]
+        """Name in the model of a parameter; a number behind it where it was used before."""
+        name = self._constants[argument.name][0]
+        self._uses[name] += 1
+        return name if self._uses[name] == 1 else f"{name}#{self._uses[name]}"
 
     def computed(self, argument: Any) -> bool:
-        """Whether the network computes it, as float32."""
-        if not isinstance(argument, fx.Node) or argument.name in self._constants:
+        """Whether the network computes it, as float32 numbers."""
+        if not isinstance(argument, fx.Node) or self.constant(argument):
             return False
         value = argument.meta.get("val")
-        return isinstance(value, Tensor) and value.dtype == torch.float32
+        return isinstance(value, Tensor) and value.dtype == torch.float32 and value.numel() > 0
 
     def _call(self, node: fx.Node) -> TorchCall:
         read: list[str] = []
 
         def argument_of(argument: fx.Node) -> Any:
-            if argument.name in self._constants:
+            if self.constant(argument):
                 return self._constants[argument.name][1]
             read.append(argument.name)
             return Value(argument.name)

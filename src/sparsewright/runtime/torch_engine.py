@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from sparsewright.runtime.choosing import DENSE, ROUNDS, LayerChoice
+from sparsewright.runtime.choosing import DENSE, ROUNDS, LayerChoice, no_such_kernel
 from sparsewright.runtime.graph import (
     Affine,
     Convolution,
@@ -43,10 +43,15 @@ class TorchEngine:
     Args:
         network: what to run.
         example: an input, for timing the layers.
+        given: what to take for each layer, untimed.
+
+    Raises:
+        ValueError: ``given`` names what cannot run a layer.
     """
 
-    def __init__(self, network: Network, example: Tensor) -> None:
+    def __init__(self, network: Network, example: Tensor, given: Mapping[str, str] | None = None) -> None:
         self._network = network
+        self._given = given or {}
         self._runs: dict[str, _Run] = {}
         self.layers: list[LayerChoice] = []
         self.run(example)
@@ -68,7 +73,7 @@ class TorchEngine:
         first = values[step.inputs[0]]
         if isinstance(step, Weighted):
             if step.name not in self._runs:
-                self._runs[step.name], choice = _chosen(step, first)
+                self._runs[step.name], choice = _chosen(step, first, self._given.get(step.layer))
                 self.layers.append(choice)
             result = self._runs[step.name](first)
         elif isinstance(step, Join):
@@ -104,11 +109,14 @@ def _call(step: TorchCall, values: dict[str, Any]) -> Any:
     return step.target(*tree_map(value_of, step.arguments), **tree_map(value_of, step.options))
 
 
-def _chosen(step: Weighted, value: Tensor) -> tuple[_Run, LayerChoice]:
+def _chosen(step: Weighted, value: Tensor, given: str | None) -> tuple[_Run, LayerChoice]:
     runs = {DENSE: _dense(step)}
-    zeros = 1 - float(step.weight.count_nonzero()) / step.weight.numel()
-    if zeros and (not isinstance(step, Convolution) or step.groups == 1):
+    if step.sparsity and (not isinstance(step, Convolution) or step.groups == 1):
         runs[CSR] = _sparse(step)
+    if given is not None:
+        if given not in runs:
+            raise no_such_kernel(step.layer, given, runs)
+        return runs[given], LayerChoice(step.layer, given, step.sparsity, {})
     times = dict.fromkeys(runs, float("inf"))
     for _ in range(ROUNDS if len(runs) > 1 else 0):
         for name, run in runs.items():
@@ -117,7 +125,7 @@ def _chosen(step: Weighted, value: Tensor) -> tuple[_Run, LayerChoice]:
             times[name] = min(times[name], time.perf_counter() - begin)
     best = min(runs, key=lambda name: times[name])
     shown = {name: round(1000 * seconds, 4) for name, seconds in times.items() if len(runs) > 1}
-    return runs[best], LayerChoice(step.layer, best, zeros, shown)
+    return runs[best], LayerChoice(step.layer, best, step.sparsity, shown)
 
 
 def _dense(step: Weighted) -> _Run:

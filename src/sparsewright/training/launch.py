@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 DEVICES = ("auto", "cpu", "cuda")
@@ -88,5 +88,5 @@ def own_threads() -> Iterator[None]:
 def without_noise() -> Iterator[None]:
     """Hides warnings of Lightning that do not concern a user of this trainer."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"lightning\..*")
+        warnings.filterwarnings("ignore", module=r"lightning_fabric\..*")
         yield

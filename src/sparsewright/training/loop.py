@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sparsewright.data import Loader
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 Batch = tuple[Tensor, Tensor]
 

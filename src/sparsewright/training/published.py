@@ -19,7 +19,7 @@ from sparsewright.training.scoring import score
 from sparsewright.training.weight_match import WeightMatch
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 BATCH_SIZE = 64
 MOST_WORKERS = 8

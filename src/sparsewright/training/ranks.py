@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 
 # Lightning's notes about processes and devices; set on import, for spawned processes announce themselves at once.
-for _name in ("lightning", "lightning.fabric", "lightning.pytorch"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 _Job = TypeVar("_Job")
 

@@ -68,7 +68,7 @@ from sparsewright.training.weights import save_weights
 from sparsewright.training.zeros import zero_fraction
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)

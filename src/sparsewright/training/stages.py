@@ -34,7 +34,7 @@ from sparsewright.training.stage_errors import named_stage
 from sparsewright.training.zeros import zero_fraction
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 
 @dataclass

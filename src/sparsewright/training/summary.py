@@ -17,7 +17,7 @@ from sparsewright.training.rank_log import logged_ranks
 from sparsewright.training.recipe import Recipe
 from sparsewright.training.shrinking import DenseNetwork
 
-_PACKAGES = ("sparsewright", "torch", "torchvision", "lightning", "numpy", "safetensors")
+_PACKAGES = ("sparsewright", "torch", "torchvision", "lightning-fabric", "numpy", "safetensors")
 
 
 def build_summary(

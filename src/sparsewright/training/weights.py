@@ -61,7 +61,15 @@ def file_metadata(path: Path) -> dict[str, Any] | None:
             metadata = content.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged or not a safetensors file") from error
-    return json.loads(metadata[METADATA_KEY]) if METADATA_KEY in metadata else None
+    if METADATA_KEY not in metadata:
+        return None
+    try:
+        found = json.loads(metadata[METADATA_KEY])
+    except ValueError as error:
+        raise ValueError(f"the metadata of {path} are damaged") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"the metadata of {path} are not from this library")
+    return found
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

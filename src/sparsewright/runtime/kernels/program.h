@@ -53,6 +53,9 @@ struct Operation {
   Planes from, to;
 };
 
+// All else is hidden, since the libraries of several instruction sets are loaded at once.
+#pragma GCC visibility push(default)
+
 // Of this interface; a planner of another version must not use the library.
 int64_t sparsewright_version();
 
@@ -66,4 +69,6 @@ int64_t sparsewright_most_vectors();
 
 // Runs the operations one after another, each on all threads.
 void sparsewright_run(const Operation* operations, int64_t count, int64_t threads);
+
+#pragma GCC visibility pop
 }
