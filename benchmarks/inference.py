@@ -5,8 +5,8 @@
 
 All weights with two or more dimensions but the first layer's are pruned by magnitude to the sparsity, layer by layer.
 Weights are random: which ones are zero, and not their values, decides the time. The bound is what the non-zero
-multiply-adds would take at the peak that a matrix product reaches on this machine, and reading the kept weights (8
-bytes each: value and place) at the bandwidth that copying memory reaches, whichever is larger; reading and writing
+multiply-adds would take at the peak that a matrix product reaches on this machine, or what reading the kept weights and
+their places would (2 or 4 bytes each) as fast as a block of this size is read, whichever is larger; reading and writing
 activations is not in it.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from sparsewright.analysis import layer_table
 from sparsewright.bench import ENGINES, BenchResult, bench_network, machine
 from sparsewright.models import create_model
+from sparsewright.runtime import Compilation
+from sparsewright.runtime.choosing import SHORT_PLACES
 
 SPARSITIES = (0.8, 0.9, 0.95, 0.98)
 
@@ -69,11 +71,10 @@ def peak_flops() -> float:
     return 2 * 1536**3 / _best(lambda: left @ right)
 
 
-def bandwidth() -> float:
-    """Bytes a second that a copy of 256 MB reads and writes, the best of ten."""
-    source = torch.zeros(2**26)
-    target = torch.empty_like(source)
-    return 2 * source.nbytes / _best(lambda: target.copy_(source))
+def reading_time(size: int) -> float:
+    """Seconds that reading a block of so many bytes takes, from a cache if it fits in one, the best of ten."""
+    block = torch.ones(max(1, size // 4))
+    return _best(block.sum)
 
 
 def _best(work: Callable[[], object]) -> float:
@@ -103,12 +104,42 @@ def rows(name: str, sparsity: float, result: BenchResult, bound: str) -> list[st
     return lines
 
 
-def lower_bound(model: nn.Module, sample: Tensor, batch: int, peak: float, memory: float) -> float:
-    """Milliseconds that the non-zero multiply-adds, or reading the kept weights, take at least."""
+@dataclass(frozen=True)
+class LayerBound:
+    """What a layer's kept weights cost at least."""
+
+    flops: float
+    bytes: int
+
+
+def layer_bounds(model: nn.Module, sample: Tensor, batch: int) -> dict[str, LayerBound]:
+    """By the name of the weight."""
     table = layer_table(model, sample.unsqueeze(0))
-    flops = batch * sum(row.flops_sparse or 0 for row in table)
-    kept = sum(row.nonzero for row in table)
-    return 1000 * max(flops / peak, 8 * kept / memory)
+    modules = dict(model.named_modules())
+    bounds = {}
+    for row in table:
+        module = modules[row.name.removesuffix(".weight")]
+        short = isinstance(module, nn.Linear) and batch == 1 and module.in_features <= SHORT_PLACES
+        place = 0 if row.nonzero == row.weights else 2 if short else 4
+        bounds[row.name] = LayerBound(batch * (row.flops_sparse or 0), row.nonzero * (4 + place))
+    return bounds
+
+
+def lower_bound(bounds: Iterable[LayerBound], peak: float) -> float:
+    """Milliseconds that layers take at least."""
+    flops, size = (sum(values) for values in zip(*((bound.flops, bound.bytes) for bound in bounds), strict=True))
+    return 1000 * max(flops / peak, reading_time(int(size)))
+
+
+def layer_rows(made: Compilation, bounds: dict[str, LayerBound], least: dict[str, float]) -> Iterator[str]:
+    """Lines of the table of layers; the times are those by which the kernels were chosen."""
+    yield "\n| layer | sparsity | kernel | ms | bound, ms | GFLOP/s of non-zeros |\n|---|--:|---|--:|--:|--:|"
+    for layer in made.layers:
+        bound, milliseconds = bounds[layer.layer], layer.milliseconds.get(layer.kernel)
+        shown = ("", "") if not milliseconds else (f"{milliseconds:.3f}", f"{bound.flops / milliseconds / 1e6:.0f}")
+        start = f"| {layer.layer} | {layer.sparsity:.3f} | {layer.kernel}"
+        yield f"{start} | {shown[0]} | {least[layer.layer]:.3f} | {shown[1]} |"
+    yield ""
 
 
 def main() -> None:
@@ -125,24 +156,29 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    peak, memory = peak_flops(), bandwidth()
+    peak = peak_flops()
     print(f"{machine()}; torch {torch.__version__}, {arguments.threads} threads")
-    print(f"matrix product {peak / 1e9:.0f} GFLOP/s, copy {memory / 1e9:.1f} GB/s\n")
+    large = 2**28
+    print(f"matrix product {peak / 1e9:.0f} GFLOP/s, reading {large / reading_time(large) / 1e9:.1f} GB/s\n")
     print(
         "| network | sparsity | batch | engine | ms (quartiles) | of eager | of ONNX Runtime | difference | bound, ms |"
     )
     print("|---|--:|--:|---|--:|--:|--:|--:|--:|", flush=True)
     for name in arguments.networks:
         for sparsity in arguments.sparsities:
-            measure(name, sparsity, arguments, peak, memory)
+            measure(name, sparsity, arguments, peak)
 
 
-def measure(name: str, sparsity: float, arguments: argparse.Namespace, peak: float, memory: float) -> None:
+def measure(name: str, sparsity: float, arguments: argparse.Namespace, peak: float) -> None:
     """One network at one sparsity."""
     model = CASES[name].make().eval()
     prune(model, sparsity)
     sample = torch.randn(CASES[name].shape)
     for batch in arguments.batch:
+        # Before the engines, whose threads may spin afterwards.
+        bounds = layer_bounds(model, sample, batch)
+        bound = f"{lower_bound(bounds.values(), peak):.2f}"
+        each = {layer: lower_bound([of_layer], peak) for layer, of_layer in bounds.items()}
         result = bench_network(
             model,
             sample,
@@ -151,11 +187,9 @@ def measure(name: str, sparsity: float, arguments: argparse.Namespace, peak: flo
             engines=arguments.engines,
             seconds=arguments.seconds,
         )
-        bound = f"{lower_bound(model, sample, batch, peak, memory):.2f}"
         print("\n".join(rows(name, sparsity, result, bound)), flush=True)
         for made in result.compilations.values() if arguments.layers else ():
-            for layer in made.layers:
-                print(f"    {layer.layer}: {layer.kernel} {dict(layer.milliseconds)}")
+            print("\n".join(layer_rows(made, bounds, each)), flush=True)
 
 
 if __name__ == "__main__":

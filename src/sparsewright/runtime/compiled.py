@@ -149,8 +149,11 @@ class CompiledSparse(nn.Module):
             )
         if value.requires_grad and torch.is_grad_enabled():
             raise ValueError("the input requires a gradient, and a compiled network has none; use torch.no_grad()")
+        value = value.resolve_neg().contiguous()
+        if self._torch_threads is None:
+            return self._run(value)
         with torch.no_grad(), _torch_threads(self._torch_threads):
-            return self._run(value.resolve_neg().contiguous())
+            return self._run(value)
 
     def train(self, mode: bool = True) -> CompiledSparse:
         """Stays in evaluation mode.
@@ -298,10 +301,10 @@ def _dense(
 
 
 @contextmanager
-def _torch_threads(threads: int | None) -> Iterator[None]:
-    """So many threads for torch meanwhile; None leaves it as it is."""
+def _torch_threads(threads: int) -> Iterator[None]:
+    """So many threads for torch meanwhile."""
     former = torch.get_num_threads()
-    if threads in (None, former):
+    if threads == former:
         yield
         return
     torch.set_num_threads(threads)
