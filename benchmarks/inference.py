@@ -74,7 +74,7 @@ def peak_flops() -> float:
 def reading_time(size: int) -> float:
     """Seconds that reading a block of so many bytes takes, from a cache if it fits in one, the best of ten."""
     block = torch.ones(max(1, size // 4))
-    return _best(block.sum)
+    return max(0.0, _best(block.sum) - _best(block[:1].sum))
 
 
 def _best(work: Callable[[], object]) -> float:
@@ -178,7 +178,7 @@ def measure(name: str, sparsity: float, arguments: argparse.Namespace, peak: flo
         # Before the engines, whose threads may spin afterwards.
         bounds = layer_bounds(model, sample, batch)
         bound = f"{lower_bound(bounds.values(), peak):.2f}"
-        each = {layer: lower_bound([of_layer], peak) for layer, of_layer in bounds.items()}
+        each = {layer: lower_bound([of_layer], peak) for layer, of_layer in bounds.items() if arguments.layers}
         result = bench_network(
             model,
             sample,

@@ -36,6 +36,9 @@ from sparsewright.runtime.graph import (
     Network,
     Pool,
     Step,
+    TorchCall,
+    Value,
+    Weighted,
 )
 from sparsewright.runtime.lowering import lower
 from sparsewright.runtime.operations import PlannedOperation
@@ -146,6 +149,11 @@ def run_step(step: Step, value: Tensor, index: int, threads: int) -> Tensor:
     return engine_of(network, index, threads).run(value, step.shape)
 
 
+def seeded(draw: Callable[[Any], Any]) -> None:
+    """What torch draws comes from the example, so that hypothesis can repeat and shrink it."""
+    torch.manual_seed(draw(st.integers(0, 2**16)))
+
+
 def random_weight(shape: tuple[int, ...], sparsity: float) -> Tensor:
     return torch.randn(shape) * (torch.rand(shape) >= sparsity)
 
@@ -162,6 +170,7 @@ SPARSITIES = st.sampled_from([0.0, 0.5, 0.9, 1.0])
 def test_any_convolution(data: st.DataObject) -> None:
     needs_kernels()
     draw = data.draw
+    seeded(draw)
     groups = draw(st.sampled_from([1, 1, 2, 3]))
     of_group, outputs_of_group = draw(st.integers(1, 5)), draw(st.integers(1, 7))
     kernel = (draw(st.integers(1, 5)), draw(st.integers(1, 4)))
@@ -196,6 +205,7 @@ def test_any_convolution(data: st.DataObject) -> None:
 def test_any_linear_layer(data: st.DataObject) -> None:
     needs_kernels()
     draw = data.draw
+    seeded(draw)
     samples, inputs, outputs = draw(st.integers(1, 40)), draw(st.integers(1, 70)), draw(st.integers(1, 40))
     value = torch.randn(samples, inputs)
     weight, bias = random_weight((outputs, inputs), draw(SPARSITIES)), torch.randn(outputs)
@@ -209,6 +219,7 @@ def test_any_linear_layer(data: st.DataObject) -> None:
 def test_any_pool(data: st.DataObject) -> None:
     needs_kernels()
     draw = data.draw
+    seeded(draw)
     kernel = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
     stride = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
     padding = tuple(draw(st.integers(0, side // 2)) for side in kernel)
@@ -245,36 +256,35 @@ class Drawn:
 
     def network(self, length: int) -> Network:
         for _ in range(length):
-            images = [name for name, shape in self.shapes.items() if len(shape) == 4]
-            source = self.draw(st.sampled_from(images))
-            kinds = [self.convolution, self.pool, self.affine, self.join, self.average]
-            self.draw(st.sampled_from(kinds))(source, images)
-        self.linear(self.draw(st.sampled_from(list(self.shapes))))
+            kinds = [self.convolution, self.pool, self.affine, self.join, self.average, self.call]
+            self.draw(st.sampled_from(kinds))(self.draw(st.sampled_from(list(self.shapes))))
+        last = self.draw(st.sampled_from([self.affine, self.call, self.linear]))
+        last(self.draw(st.sampled_from(list(self.shapes))))
         return Network(tuple(self.steps), "x", self.shapes["x"], self.steps[-1].name)
 
     def add(self, kind: type[Step], inputs: tuple[str, ...], shape: tuple[int, ...], **fields: Any) -> None:
         name = f"s{len(self.steps)}"
-        if kind in (Convolution, Affine, Linear):
+        if issubclass(kind, (Weighted, Affine)):
             same = [other for other, its in self.shapes.items() if its == shape]
             fields["residual"] = self.draw(st.sampled_from([None, *same]))
-        if kind not in (Join, Flatten):
+        if issubclass(kind, (Weighted, Affine, Pool, GlobalAverage)):
             fields["limits"] = self.draw(st.sampled_from([Limits(), Limits(0.0), Limits(0.1, 0.8)]))
         self.steps.append(kind(name=name, inputs=inputs, shape=shape, **fields))
         self.shapes[name] = shape
 
-    def convolution(self, source: str, images: list[str]) -> None:
+    def convolution(self, source: str) -> None:
         draw, (samples, channels, *size) = self.draw, self.shapes[source]
         outputs, kernel, padding = draw(st.integers(1, 6)), draw(st.integers(1, 3)), draw(st.integers(0, 2))
         stride = draw(st.integers(1, 2))
         sides = [(side + 2 * padding - kernel) // stride + 1 for side in size]
         if min(sides) < 1:
             return
-        weight = random_weight((outputs, channels, kernel, kernel), draw(SPARSITIES))
+        weight = random_weight((outputs, channels, kernel, kernel), draw(SPARSITIES)) / (channels**0.5 * kernel)
         fields = {"layer": f"w{len(self.steps)}", "weight": weight, "bias": torch.randn(outputs), "groups": 1}
         geometry = {"stride": (stride, stride), "padding": (padding, padding), "dilation": (1, 1)}
         self.add(Convolution, (source,), (samples, outputs, *sides), **fields, **geometry)
 
-    def pool(self, source: str, images: list[str]) -> None:
+    def pool(self, source: str) -> None:
         samples, channels, *size = self.shapes[source]
         kernel, stride = self.draw(st.integers(1, min(3, *size))), self.draw(st.integers(1, 2))
         padding, average = self.draw(st.integers(0, kernel // 2)), self.draw(st.booleans())
@@ -282,27 +292,37 @@ class Drawn:
         geometry = {"kernel": (kernel, kernel), "stride": (stride, stride), "padding": (padding, padding)}
         self.add(Pool, (source,), (samples, channels, *sides), average=average, **geometry)
 
-    def affine(self, source: str, images: list[str]) -> None:
+    def affine(self, source: str) -> None:
         shape = self.shapes[source]
         self.add(Affine, (source,), shape, scale=torch.randn(shape[1]), shift=torch.randn(shape[1]))
 
-    def join(self, source: str, images: list[str]) -> None:
+    def join(self, source: str) -> None:
         samples, _, *size = self.shapes[source]
-        same = [name for name in images if self.shapes[name][2:] == tuple(size)]
+        same = [name for name, shape in self.shapes.items() if shape[2:] == tuple(size)]
         other = self.draw(st.sampled_from(same))
         self.add(Join, (source, other), (samples, self.shapes[source][1] + self.shapes[other][1], *size))
 
-    def average(self, source: str, images: list[str]) -> None:
+    def average(self, source: str) -> None:
         self.add(GlobalAverage, (source,), (*self.shapes[source][:2], 1, 1))
+
+    def call(self, source: str) -> None:
+        """Through torch: a result of its own, or a view of what it reads."""
+        shape = self.shapes[source]
+        if self.draw(st.booleans()):
+            self.add(TorchCall, (source,), shape, target=torch.tanh, arguments=(Value(source),))
+        else:
+            part = (shape[0], (shape[1] + 1) // 2, *shape[2:])
+            arguments = (Value(source), 1, 0, part[1])
+            self.add(TorchCall, (source,), part, target=torch.narrow, arguments=arguments)
 
     def linear(self, source: str) -> None:
         samples, count = self.shapes[source][0], math.prod(self.shapes[source][1:])
-        if len(self.shapes[source]) == 4:
-            self.add(Flatten, (source,), (samples, count))
-            source = self.steps[-1].name
-        outputs = self.draw(st.integers(1, 5))
-        weight, layer = random_weight((outputs, count), self.draw(SPARSITIES)), f"w{len(self.steps)}"
-        self.add(Linear, (source,), (samples, outputs), layer=layer, weight=weight, bias=torch.randn(outputs))
+        self.add(Flatten, (source,), (samples, count))
+        for outputs in self.draw(st.lists(st.integers(1, 20), min_size=1, max_size=3)):
+            weight = random_weight((outputs, count), self.draw(SPARSITIES)) / count**0.5
+            fields = {"layer": f"w{len(self.steps)}", "weight": weight, "bias": torch.randn(outputs)}
+            self.add(Linear, (self.steps[-1].name,), (samples, outputs), **fields)
+            count = outputs
 
 
 @settings(max_examples=200, deadline=None)
@@ -310,6 +330,7 @@ class Drawn:
 def test_any_network_reads_nothing_that_it_has_not_written(data: st.DataObject) -> None:
     """Steps in any order on one memory, full of NaN at first: lifetimes, shared padding, copies and gaps."""
     needs_kernels()
+    seeded(data.draw)
     network = Drawn(data.draw).network(data.draw(st.integers(1, 8)))
     value = torch.randn(network.input_shape)
     expected = TorchEngine(network, value).run(value)
@@ -434,7 +455,7 @@ def test_choices_are_printed_saved_and_used_again(tmp_path: Path) -> None:
         compile_sparse(model, value, choices=tmp_path / "none.json")
 
 
-def test_choices_hold_without_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choices_hold_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(library.ENVIRONMENT, "torch")
     model, value = pruned(nn.Sequential(nn.Linear(9, 5), nn.ReLU(), nn.Linear(5, 4)), 0.5), torch.randn(3, 9)
     for choices in ({"0.weight": "dense", "2.weight": CSR}, {"0.weight": CSR, "2.weight": CSR}):
@@ -459,7 +480,7 @@ def test_choices_of_a_network_left_dense_leave_it_dense(tmp_path: Path) -> None:
         compile_sparse(model, value, choices={"layer.weight": "dense"})
 
 
-@pytest.mark.parametrize("left", ["dense", "torch", "a call"])
+@pytest.mark.parametrize("left", ["dense", "torch", *["a call"] * bool(library.available())])
 def test_threads_hold_for_what_torch_runs(left: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[int] = set()
 
@@ -471,10 +492,10 @@ def test_threads_hold_for_what_torch_runs(left: str, monkeypatch: pytest.MonkeyP
     if left == "dense":
         fast = compile_sparse(nn.Sequential(Noting(), Branching()).eval(), torch.ones(1, 4), threads=3)
     else:
-        needs_kernels()
-        monkeypatch.setenv(library.ENVIRONMENT, "torch" if left == "torch" else "portable")
+        monkeypatch.setenv(library.ENVIRONMENT, "torch" if left == "torch" else library.available()[0])
         model = pruned(nn.Sequential(nn.Linear(4, 4), nn.GELU()), 0.5)
-        fast = on_kernels(model, torch.ones(1, 4), threads=3)
+        fast = compile_sparse(model, torch.ones(1, 4), threads=3, choices={"0.weight": "dense"})
+        assert fast.compilation.engine.partition(" ")[0] == ("torch" if left == "torch" else "kernels")
         original = fast._run
         monkeypatch.setattr(fast, "_run", lambda value: (seen.add(torch.get_num_threads()), original(value))[1])
     seen.clear()
@@ -524,9 +545,62 @@ def test_weights_that_are_computed_from_parameters_have_kernels(instructions: st
 def test_layers_without_numbers(instructions: str, layers: int) -> None:
     none, some = nn.Linear(4, 0), nn.Linear(0, 3)
     model, value = nn.Sequential(*[none, nn.ReLU(), some, nn.ReLU()][:layers]).eval(), torch.randn(2, 4)
-    fast = compile_sparse(model, value)
+    fast = compile_sparse(model, value, choices={})
+    assert fast.compilation.engine != "dense"
     with torch.no_grad():
         assert torch.equal(fast(value), model(value))
+
+
+class Sliced(nn.Module):
+    """One row of a weight as the weight, one bias for all outputs, and a weight that is computed twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.scale = nn.Parameter(torch.randn(4, 5)), nn.Parameter(torch.randn(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = F.linear(x, self.weight[0]).unsqueeze(1)
+        hidden = F.linear(x, self.scale * self.weight, self.scale)
+        return one + F.linear(hidden, self.weight.t() * self.scale)
+
+
+def test_weights_that_no_kernel_takes_go_through_torch(instructions: str) -> None:
+    model, value = Sliced().eval(), torch.randn(3, 5)
+    choices = {"weight": "dense"}
+    fast = compile_sparse(model, value, choices=choices)
+    assert fast.choices == choices
+    assert fast.compilation.through_torch
+    assert difference(fast, model, value) < 1e-5
+
+
+def test_what_becomes_of_the_model_later_does_not_reach_the_result(
+    instructions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What was traced before holds the weights of another model.
+    monkeypatch.setattr(compiled, "lower", lower)
+    model = pruned(nn.Sequential(nn.Linear(9, 8), nn.ReLU(), nn.GELU(), nn.Linear(8, 4), nn.LayerNorm(4)), 0.5)
+    value = torch.randn(1, 9)
+    fast = compile_sparse(model, value, choices={"0.weight": "dense", "3.weight": "dense"})
+    assert fast.compilation.engine != "dense"
+    before = fast(value)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    assert torch.equal(fast(value), before)
+
+
+def test_the_callers_defaults_do_not_matter(instructions: str) -> None:
+    model, value = pruned(Everything(), 0.6), torch.randn(1, 3, 45, 61)
+    first = on_kernels(model, value)
+    expected = first(value)
+    try:
+        torch.set_default_dtype(torch.float64)
+        with torch.device("meta"):
+            again = compile_sparse(model, value, choices=first.choices)
+            results = [fast(value) for fast in (first, again)]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(result, expected) for result in results)
 
 
 class TwoResults(nn.Module):
@@ -590,7 +664,7 @@ def test_nothing_is_written_behind_a_result(features: int, samples: int, summed:
     laid_out = plan(network)
     room = torch.full((samples * features + 64,), 7.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "empty", lambda shape: room[: samples * features].view(tuple(shape)))
+        patch.setattr(torch, "empty", lambda shape, **options: room[: samples * features].view(tuple(shape)))
         engine = Engine(laid_out, [task for task in laid_out.tasks if isinstance(task, PlannedOperation)], kernels, 1)
         result = engine.run(value, (samples, features))
     assert torch.equal(result, (value + value if summed else value).clamp(min=0))

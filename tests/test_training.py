@@ -402,6 +402,15 @@ def test_ctrl_c_while_a_checkpoint_is_written_is_no_failure_to_save(tmp_path: Pa
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_failure_to_save_after_ctrl_c_is_told(tmp_path: Path) -> None:
+    content = {"model": {"weight": torch.zeros(100_000)}}
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        with largest_file(100_000), pytest.raises(SaveError, match="cannot save"):
+            save_checkpoint(tmp_path / "last.ckpt", content)
+
+
 def test_a_run_that_met_a_full_disk_goes_on_from_its_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

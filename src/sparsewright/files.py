@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +23,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         KeyboardInterrupt: writing was interrupted; the same holds.
     """
     temporary: Path | None = None
+    handled = sys.exc_info()[1]
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         temporary = Path(name)
@@ -34,9 +37,10 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except (OSError, RuntimeError) as error:
         # torch.save reports whatever stops a write as a RuntimeError that hides the reason in its context: the
         # system's, or Ctrl-C, which must go on as that.
-        if interruption := next((cause for cause in _causes(error) if not isinstance(cause, Exception)), None):
+        causes = list(takewhile(lambda cause: cause is not handled, _causes(error)))
+        if interruption := next((cause for cause in causes if isinstance(cause, KeyboardInterrupt)), None):
             raise interruption from None
-        reason = _system_reason(error)
+        reason = _system_reason(causes)
         kept = "; the former file is unchanged" if path.exists() else ""
         raise SaveError(f"cannot save {path}: {reason}{kept}") from error
     finally:
@@ -87,8 +91,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def _system_reason(error: BaseException) -> str:
-    for cause in _causes(error):
+def _system_reason(causes: Sequence[BaseException]) -> str:
+    for cause in causes:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
+    error = causes[0]
     return str(error).splitlines()[0] if str(error) else type(error).__name__

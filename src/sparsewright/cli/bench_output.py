@@ -24,6 +24,7 @@ from sparsewright.report.bench_picture import write_picture
 from sparsewright.report.bench_section import BenchRecord, BenchSizes
 from sparsewright.report.run_report import write_run_report
 from sparsewright.runtime import Compilation
+from sparsewright.runtime.compiled import LEFT_DENSE, TIMED_ONLY
 from sparsewright.training import load_run
 from sparsewright.training.folder import BENCH
 from sparsewright.training.weights import first_names
@@ -118,6 +119,8 @@ def _print_compilation(batch: int, threads: int, made: Compilation, *, layers: b
     if made.through_torch:
         print(f"through torch: {', '.join(made.through_torch)}")
     if layers and made.layers:
+        if made.engine == LEFT_DENSE:
+            print(TIMED_ONLY)
         rows = [
             [layer.layer, percent(layer.sparsity), layer.kernel, _times(layer.milliseconds)] for layer in made.layers
         ]

@@ -48,7 +48,7 @@ def export_dense(target: Path, out: Path | None, *, force: bool, as_json: bool) 
     source, tensors, metadata = _read(target)
     path = out or source.with_suffix(DENSE_SUFFIX)
     if path.exists() and path.samefile(source):
-        raise ValueError(f"{source} is a dense {DENSE_SUFFIX} file already; choose another file with --out")
+        raise ValueError(f"{source} is what is exported; choose another file with --out")
     check_destination(path, (DENSE_SUFFIX,), force=force)
     first = {id(tensor): name for name, tensor in reversed(tensors.items())}
     once = {name: tensor.contiguous() for name, tensor in tensors.items() if first[id(tensor)] == name}

@@ -47,7 +47,7 @@ class LayerChoice:
     Attributes:
         layer: name of its weight.
         kernel: "dense", or "sparse" with the largest number of vectors that are worked on at a time, and how many times
-            before the next row.
+            before the next row; without kernels "dense" or "torch CSR".
         sparsity: of the weight.
         milliseconds: of each kernel that was timed, by name; empty where the choice was given.
     """
@@ -160,7 +160,7 @@ def _dense(task: WeightedTask, kernels: Kernels) -> PlannedOperation:
     weight = step.weight.flatten(1).float()
     sizes = {"inputs": weight.shape[1]}
     if operation.kind == Kind.SPARSE_ROW:
-        tensors = {**operation.tensors, "values": weight.contiguous()}
+        tensors = {**operation.tensors, "values": weight.clone(memory_format=torch.contiguous_format)}
         return replace(operation, kind=Kind.DENSE_ROW, tensors=tensors, sizes=sizes)
     if isinstance(step, Convolution):
         offsets = convolution_offsets(step, task.source)
@@ -174,7 +174,7 @@ def _timed(
     built: Mapping[str, PlannedOperation], task: WeightedTask, kernels: Kernels, threads: int
 ) -> dict[str, float]:
     """Shortest seconds of each."""
-    places = {operation_place: torch.zeros(size + SLACK) for operation_place, size in _sizes(task).items()}
+    places = {place: torch.zeros(size + SLACK, dtype=torch.float32) for place, size in _sizes(task).items()}
     addresses = {place: tensor.data_ptr() for place, tensor in places.items()}
     programs = {name: program([bound(operation, addresses)]) for name, operation in built.items()}
     times = dict.fromkeys(programs, float("inf"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,8 +34,14 @@ LARGEST_DIFFERENCE = 1e-4
 LEFT_DENSE = "dense"
 """The engine of a network that runs as it is."""
 
+TIMED_ONLY = "its layers were timed with these kernels, and do not run on them:"
+"""What to say above the layers of such a network."""
+
 WHOLE_NETWORK = "the whole network"
 """Stands for the layers in the choices of such a network."""
+
+_TORCH = threading.RLock()
+"""Held while torch runs a network, since its number of threads and a module's mode are one for the whole process."""
 
 _TIMED_ROUNDS, _TIMED_SECONDS = 30, 0.5
 
@@ -82,10 +89,11 @@ def compile_sparse(
     cannot trace, or that torch runs faster; :meth:`CompiledSparse.summary` says so.
 
     Args:
-        model: in evaluation mode, on the CPU, in float32; wrapped (DDP, ``torch.compile``) or not. It is left as it is.
+        model: in evaluation mode, on the CPU, in float32; wrapped (DDP, ``torch.compile``) or not. It is left as it is,
+            and what becomes of its weights later does not reach the result, unless it was left dense.
         example_input: a tensor as the model takes it. The result runs inputs of exactly this shape; compile again for
             another batch or picture size.
-        threads: that it uses, on kernels or on torch; torch's number (``torch.get_num_threads()``) by default.
+        threads: that it uses, on kernels or on torch; by default torch's number now (``torch.get_num_threads()``).
         choices: of an earlier compilation on a machine of the same kind: :attr:`CompiledSparse.choices`, or a file that
             :meth:`CompiledSparse.save_choices` wrote. Nothing is timed then.
 
@@ -94,9 +102,10 @@ def compile_sparse(
 
     Raises:
         FileNotFoundError: there is no such file of choices.
-        TypeError: ``model`` is no module, or ``example_input`` no tensor.
+        TypeError: ``model`` is no module, ``example_input`` no tensor, or the model's result none.
         ValueError: a model in training mode, weights or input elsewhere than on the CPU or of another type than
-            float32, no samples, no positive number of threads, or choices that do not fit the network.
+            float32, no samples, no positive number of threads, choices that do not fit the network, or kernels that
+            ``SPARSEWRIGHT_KERNELS`` names and that are not there.
     """
     network = unwrapped(model)
     check_model(network)
@@ -152,7 +161,7 @@ class CompiledSparse(nn.Module):
         value = value.resolve_neg().contiguous()
         if self._torch_threads is None:
             return self._run(value)
-        with torch.no_grad(), _torch_threads(self._torch_threads):
+        with _TORCH, torch.no_grad(), _torch_threads(self._torch_threads):
             return self._run(value)
 
     def train(self, mode: bool = True) -> CompiledSparse:
@@ -193,7 +202,7 @@ class CompiledSparse(nn.Module):
         if made.through_torch:
             lines.append(f"through torch: {', '.join(made.through_torch)}")
         if made.layers and made.engine == LEFT_DENSE:
-            lines.append("its layers were timed with these kernels:")
+            lines.append(TIMED_ONLY)
         rows = [("layer", "sparsity", "kernel", "milliseconds of each kernel")]
         for layer in made.layers:
             times = ", ".join(f"{name} {value:.3f}" for name, value in layer.milliseconds.items())
@@ -228,10 +237,11 @@ def _compiled(
         return _dense(model, shape, threads, "so the given choices say")
     try:
         network = fuse(lower(model, example))
-        if found is None:
-            run, made = _on_torch(network, example, threads, given)
-        else:
-            run, made = _on_kernels(network, found, threads, given)
+        with torch.device("cpu"):
+            if found is None:
+                run, made = _on_torch(network, example, threads, given)
+            else:
+                run, made = _on_kernels(network, found, threads, given)
     except (LoweringError, OffsetError) as error:
         if given is not None:
             raise ValueError(f"choices were given for the layers of a network that is left dense: {error}") from error

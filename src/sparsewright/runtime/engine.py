@@ -58,7 +58,7 @@ class Engine:
         ]
         offsets, total = arrange(*_places(plan, tasks))
         # Zeros, because numbers that nothing has written yet could be slow to compute with.
-        self._memory = torch.zeros(total + SLACK)
+        self._memory = torch.zeros(total + SLACK, dtype=torch.float32, device="cpu")
         self._views = {
             place: self._memory[offset : offset + math.prod(shape)].view(shape)
             for place, shape in plan.tensors.items()
@@ -83,7 +83,8 @@ class Engine:
     def _run(self, value: Tensor, output_shape: Sequence[int]) -> Tensor:
         computed: dict[str, Any] = {self._input: value}
         if self._output_held:
-            computed[self._output] = torch.empty(output_shape)
+            # Whatever type and device the caller has made the default.
+            computed[self._output] = torch.empty(output_shape, dtype=torch.float32, device="cpu")
         for patch in self._patches:
             setattr(patch.operation, patch.name, computed[patch.place].data_ptr() + patch.offset)
         for segment in self._segments:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import operator
 import warnings
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -74,21 +75,39 @@ def _exported(model: nn.Module, example_input: Tensor) -> torch.export.ExportedP
         raise LoweringError(f"torch.export cannot trace it: {reason}") from error
 
 
-def _constants(program: torch.export.ExportedProgram) -> dict[str, tuple[str, Tensor]]:
-    """Graph name -> (name in the model, tensor) of parameters, buffers and constants."""
+def _constants(program: torch.export.ExportedProgram) -> dict[str, _Constant]:
+    """By the name in the graph: parameters, buffers and constants."""
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     names |= signature.inputs_to_lifted_tensor_constants
     tensors = {**program.state_dict, **program.constants}
-    return {node: (name, tensors[name].detach()) for node, name in names.items()}
+    return {
+        node: _Constant(name, tensors[name].detach(), node in signature.inputs_to_parameters)
+        for node, name in names.items()
+    }
+
+
+@dataclass(frozen=True)
+class _Constant:
+    """A tensor that does not depend on the input.
+
+    Attributes:
+        name: in the model; of a computed one, that of the parameter it was computed from.
+        tensor: its value.
+        trained: whether it is a parameter, or computed from one.
+    """
+
+    name: str
+    tensor: Tensor
+    trained: bool
 
 
 class _Lowering:
     """Turns nodes into steps, one after another."""
 
-    def __init__(self, constants: dict[str, tuple[str, Tensor]]) -> None:
+    def __init__(self, constants: Mapping[str, _Constant]) -> None:
         self._constants = dict(constants)
-        self._uses: Counter[str] = Counter()
+        self._layers: set[str] = set()
         self.steps: list[Step] = []
 
     def add(self, node: fx.Node) -> None:
@@ -107,8 +126,14 @@ class _Lowering:
         drawn = torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
         if not read or drawn or not all(map(self.constant, read)) or not isinstance(node.meta.get("val"), Tensor):
             return False
-        arguments, options = fx.map_arg((node.args, node.kwargs), lambda argument: self._constants[argument.name][1])
-        self._constants[node.name] = (self._constants[read[0].name][0], target(*arguments, **options))
+        arguments, options = fx.map_arg(
+            (node.args, node.kwargs), lambda argument: self._constants[argument.name].tensor
+        )
+        tensor = target(*arguments, **options)
+        # A weight times its mask is the weight.
+        sources = [self._constants[argument.name] for argument in read]
+        of = max(sources, key=lambda source: (source.trained, source.tensor.shape == tensor.shape))
+        self._constants[node.name] = replace(of, tensor=tensor)
         return True
 
     def _folds(self, node: Any) -> bool:
@@ -128,14 +153,15 @@ class _Lowering:
         """A float32 constant; None for anything else."""
         if not self.constant(argument):
             return None
-        tensor = self._constants[argument.name][1]
+        tensor = self._constants[argument.name].tensor
         return tensor if tensor.dtype == torch.float32 else None
 
     def layer(self, argument: fx.Node) -> str:
-        """Name in the model of a parameter; a number behind it where it was used before."""
-        name = self._constants[argument.name][0]
-        self._uses[name] += 1
-        return name if self._uses[name] == 1 else f"{name}#{self._uses[name]}"
+        """Name in the model of a parameter; a number behind it where that is taken."""
+        name = self._constants[argument.name].name
+        free = next(use for use in chain([name], (f"{name}#{use}" for use in count(2))) if use not in self._layers)
+        self._layers.add(free)
+        return free
 
     def computed(self, argument: Any) -> bool:
         """Whether the network computes it, as float32 numbers."""
@@ -149,7 +175,8 @@ class _Lowering:
 
         def argument_of(argument: fx.Node) -> Any:
             if self.constant(argument):
-                return self._constants[argument.name][1]
+                # A copy, as kernels have, which what becomes of the model later does not change.
+                return self._constants[argument.name].tensor.clone()
             read.append(argument.name)
             return Value(argument.name)
 
@@ -171,9 +198,10 @@ _Lowered = Callable[[_Lowering, fx.Node], Step | None]
 
 def _convolution(lowering: _Lowering, node: fx.Node) -> Step | None:
     image, weight_node, bias_node, stride, padding, dilation, groups = _filled(node, (None, (1,), (0,), (1,), 1), 2)
-    weight, bias = lowering.tensor(weight_node), lowering.tensor(bias_node)
-    if weight is None or (bias is None and bias_node is not None):
+    found = _weight_and_bias(lowering, weight_node, bias_node)
+    if found is None:
         return None
+    weight, bias = found
     if not lowering.computed(image) or len(_shape(image)) != 4:
         return None
     return Convolution(
@@ -182,7 +210,7 @@ def _convolution(lowering: _Lowering, node: fx.Node) -> Step | None:
         shape=_shape(node),
         layer=lowering.layer(weight_node),
         weight=weight,
-        bias=bias if bias is not None else torch.zeros(len(weight)),
+        bias=bias,
         stride=_pair(stride),
         padding=_pair(padding),
         dilation=_pair(dilation),
@@ -192,10 +220,11 @@ def _convolution(lowering: _Lowering, node: fx.Node) -> Step | None:
 
 def _linear(lowering: _Lowering, node: fx.Node) -> Step | None:
     value, weight_node, bias_node = _filled(node, (None,), 2)
-    weight, bias = lowering.tensor(weight_node), lowering.tensor(bias_node)
-    if weight is None or (bias is None and bias_node is not None):
+    found = _weight_and_bias(lowering, weight_node, bias_node)
+    if found is None:
         return None
-    if not lowering.computed(value) or len(_shape(value)) != 2:
+    weight, bias = found
+    if not lowering.computed(value) or len(_shape(value)) != 2 or weight.dim() != 2:
         return None
     return Linear(
         name=node.name,
@@ -203,8 +232,18 @@ def _linear(lowering: _Lowering, node: fx.Node) -> Step | None:
         shape=_shape(node),
         layer=lowering.layer(weight_node),
         weight=weight,
-        bias=bias if bias is not None else torch.zeros(len(weight)),
+        bias=bias,
     )
+
+
+def _weight_and_bias(lowering: _Lowering, weight_node: Any, bias_node: fx.Node | None) -> tuple[Tensor, Tensor] | None:
+    """Those of a layer, zeros where it has no bias; None where they are not what a kernel can take."""
+    weight, bias = lowering.tensor(weight_node), lowering.tensor(bias_node)
+    if weight is None or weight.dim() == 0:
+        return None
+    if bias_node is None:
+        return weight, weight.new_zeros(len(weight))
+    return None if bias is None or bias.shape != weight.shape[:1] else (weight, bias)
 
 
 def _batch_norm(lowering: _Lowering, node: fx.Node) -> Step | None:
@@ -241,10 +280,15 @@ def _addition(lowering: _Lowering, node: fx.Node) -> Step | None:
     return _affine(node, left, residual=right.name)
 
 
-def _affine(node: fx.Node, value: fx.Node, **fields: Any) -> Affine:
+def _affine(
+    node: fx.Node, value: fx.Node, *, scale: Tensor | None = None, shift: Tensor | None = None, **fields: Any
+) -> Affine:
     channels = _shape(node)[1]
-    unchanged: dict[str, Any] = {"scale": torch.ones(channels), "shift": torch.zeros(channels)}
-    return Affine(name=node.name, inputs=(value.name,), shape=_shape(node), **(unchanged | fields))
+    if scale is None or shift is None:
+        # Whatever type and device the caller has made the default.
+        zeros = torch.zeros(channels, dtype=torch.float32, device="cpu")
+        scale, shift = zeros + 1, zeros
+    return Affine(name=node.name, inputs=(value.name,), shape=_shape(node), scale=scale, shift=shift, **fields)
 
 
 def _max_pool(lowering: _Lowering, node: fx.Node) -> Step | None:

@@ -66,7 +66,7 @@ def checked_offsets(offsets: Tensor) -> Tensor:
 def dense_blocks(weight: Tensor, rows: int) -> Tensor:
     """(outputs, taps) as (blocks, taps, rows of a block), filled up with zeros."""
     blocks = -(-len(weight) // rows)
-    padded = torch.zeros(blocks * rows, weight.shape[1])
+    padded = weight.new_zeros(blocks * rows, weight.shape[1])
     padded[: len(weight)] = weight
     return padded.view(blocks, rows, -1).transpose(1, 2).contiguous()
 

@@ -250,7 +250,7 @@ class _Planner:
             input_begin=target.begin,
             channels=target.channels,
             limits=step.limits,
-            tensors={"bias": step.bias.float().contiguous(), "valid": target.valid()},
+            tensors={"bias": step.bias.clone(), "valid": target.valid()},
         )
         self.tasks.append(WeightedTask(step, operation, self.layouts[place]))
 
@@ -308,7 +308,7 @@ class _Planner:
     def _add_affine(
         self, step: Affine, place: str, residual: str | None, target: Layout, scale: Tensor, shift: Tensor
     ) -> None:
-        tensors = {"values": scale.float().contiguous(), "bias": shift.float().contiguous(), "valid": target.valid()}
+        tensors = {"values": scale.clone(), "bias": shift.clone(), "valid": target.valid()}
         self.tasks.append(
             PlannedOperation(
                 kind=Kind.AFFINE,

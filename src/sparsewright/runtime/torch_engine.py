@@ -129,10 +129,12 @@ def _chosen(step: Weighted, value: Tensor, given: str | None) -> tuple[_Run, Lay
 
 
 def _dense(step: Weighted) -> _Run:
+    # Copies, as those without zeros are.
+    weight, bias = step.weight.clone(), step.bias.clone()
     if isinstance(step, Linear):
-        return lambda value: F.linear(value, step.weight, step.bias)
+        return lambda value: F.linear(value, weight, bias)
     assert isinstance(step, Convolution)
-    return lambda value: F.conv2d(value, step.weight, step.bias, step.stride, step.padding, step.dilation, step.groups)
+    return lambda value: F.conv2d(value, weight, bias, step.stride, step.padding, step.dilation, step.groups)
 
 
 def _sparse(step: Weighted) -> _Run:
@@ -140,7 +142,7 @@ def _sparse(step: Weighted) -> _Run:
         # That its support is in beta, which the timing and the check of the result answer.
         warnings.simplefilter("ignore")
         weight = step.weight.flatten(1).to_sparse_csr()
-    bias = step.bias.unsqueeze(1)
+    bias = step.bias.unsqueeze(1).clone()
     if isinstance(step, Linear):
         return lambda value: (weight @ value.t() + bias).t().contiguous()
     assert isinstance(step, Convolution)

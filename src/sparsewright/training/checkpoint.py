@@ -26,6 +26,7 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
 
     Raises:
         SaveError: writing failed; a former checkpoint at ``path`` is intact.
+        KeyboardInterrupt: writing was interrupted; the same holds.
     """
     complete = {"format": FORMAT, **content}
     write_atomically(path, lambda stream: torch.save(complete, stream))

@@ -52,7 +52,7 @@ def file_metadata(path: Path) -> dict[str, Any] | None:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or not a safetensors file.
+        ValueError: the file is damaged or not a safetensors file, or its metadata are not from this library.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -65,7 +65,7 @@ def file_metadata(path: Path) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(metadata[METADATA_KEY])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"the metadata of {path} are damaged") from error
     if not isinstance(found, dict):
         raise ValueError(f"the metadata of {path} are not from this library")

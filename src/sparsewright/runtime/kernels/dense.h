@@ -44,8 +44,11 @@ void run_dense(const Operation& op, Share share) {
   const int64_t blocks = (op.channels + kDenseRows - 1) / kDenseRows;
   // Several tiles in a row use a block's weights again while they are in the nearest cache.
   const int64_t per_item = std::min<int64_t>(tiles, 8), groups = (tiles + per_item - 1) / per_item;
+  // Each thread has either positions of its own or weights of its own, whichever are more.
+  const bool by_position = op.positions > op.inputs;
   for (int64_t item; share.take(groups * blocks, &item);) {
-    const int64_t block = item / groups, group = item % groups;
+    const int64_t block = by_position ? item % blocks : item / groups;
+    const int64_t group = by_position ? item / blocks : item % groups;
     for (int64_t tile = group * per_item; tile < std::min(tiles, (group + 1) * per_item); ++tile) {
       const int64_t first = tile * vectors / tiles, last = (tile + 1) * vectors / tiles;
       kDenseTiles[last - first - 1](op, block, first * WIDTH);

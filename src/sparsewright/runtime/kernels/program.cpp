@@ -1,6 +1,5 @@
 #include "program.h"
 
-#include <atomic>
 #include <limits>
 #include <memory>
 #include <string_view>
@@ -10,13 +9,16 @@
 #include "rows.h"
 #include "sparse.h"
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
 namespace {
 
 // One thread's share of an operation.
-void run(const Operation& op, std::atomic<int64_t>& next, int64_t threads) {
-  const Share share(next);
+void run(const Operation& op, const Share& share) {
   switch (op.kind) {
-    case kSparse: return run_sparse(op, share, threads);
+    case kSparse: return run_sparse(op, share);
     case kDense: return run_dense(op, share);
     case kSparseRow: return run_sparse_row(op, share);
     case kDenseRow: return run_dense_row(op, share);
@@ -33,10 +35,21 @@ void run(const Operation& op, std::atomic<int64_t>& next, int64_t threads) {
   }
 }
 
-// Counters lie apart, so that a thread which is ahead does not disturb the others.
-struct alignas(64) Counter {
-  std::atomic<int64_t> next{0};
-};
+int64_t this_thread() {
+#ifdef _OPENMP
+  return omp_get_thread_num();
+#else
+  return 0;
+#endif
+}
+
+int64_t running_threads() {
+#ifdef _OPENMP
+  return omp_get_num_threads();
+#else
+  return 1;
+#endif
+}
 
 }  // namespace
 
@@ -60,10 +73,10 @@ int64_t sparsewright_dense_rows() { return kDenseRows; }
 int64_t sparsewright_most_vectors() { return kMostVectors; }
 
 void sparsewright_run(const Operation* operations, int64_t count, int64_t threads) {
-  const std::unique_ptr<Counter[]> counters(new Counter[count]);
+  const std::unique_ptr<Counter[]> counters(new Counter[count * threads]);
 #pragma omp parallel num_threads(int(threads))
   for (int64_t i = 0; i < count; ++i) {
-    run(operations[i], counters[i].next, threads);
+    run(operations[i], Share(counters.get() + i * threads, this_thread(), running_threads()));
 #pragma omp barrier
   }
 }

@@ -52,7 +52,8 @@ constexpr std::array<Tile, sizeof...(kVectors)> tiles_of(std::integer_sequence<i
 }
 constexpr auto kTiles = tiles_of(std::make_integer_sequence<int, kMostVectors>());
 
-void run_sparse(const Operation& op, Share share, int64_t threads) {
+void run_sparse(const Operation& op, Share share) {
+  const int64_t threads = share.threads();
   const int64_t vectors = (op.positions + WIDTH - 1) / WIDTH, most = std::min(op.tile, kMostVectors);
   const int64_t tiles = (vectors + most - 1) / most;
   const int64_t groups = (tiles + op.passes - 1) / op.passes;

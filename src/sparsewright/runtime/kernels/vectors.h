@@ -5,10 +5,10 @@
 // the machine cannot run.
 #pragma once
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 
 #include "program.h"
+#include "share.h"
 
 typedef float Vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 typedef int32_t Bits __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
@@ -48,28 +48,6 @@ void clear_margins(const Operation& op, int64_t channel, bool first, bool last) 
   const int64_t end = op.to.begin + (op.positions + WIDTH - 1) / WIDTH * WIDTH;
   if (last && end < op.to.plane) std::fill(plane + end, plane + op.to.plane, 0.0f);
 }
-
-// The next items of an operation's work that no thread has taken yet.
-class Share {
- public:
-  explicit Share(std::atomic<int64_t>& next) : next_(next) {}
-  bool take(int64_t count, int64_t* item) {
-    *item = next_.fetch_add(1, std::memory_order_relaxed);
-    return *item < count;
-  }
-
-  // Channels that take little time each are taken several at once.
-  template <typename Each>
-  void for_channels(int64_t channels, Each each) {
-    constexpr int64_t kAtOnce = 16;
-    for (int64_t block; take((channels + kAtOnce - 1) / kAtOnce, &block);)
-      for (int64_t channel = block * kAtOnce; channel < std::min(channels, (block + 1) * kAtOnce); ++channel)
-        each(channel);
-  }
-
- private:
-  std::atomic<int64_t>& next_;
-};
 
 // Works on one row, or block of rows, and the vectors of positions from the third argument on.
 using Tile = void (*)(const Operation&, int64_t, int64_t);
