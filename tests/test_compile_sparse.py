@@ -334,7 +334,7 @@ def test_any_network_reads_nothing_that_it_has_not_written(data: st.DataObject) 
     network = Drawn(data.draw).network(data.draw(st.integers(1, 8)))
     value = torch.randn(network.input_shape)
     expected = TorchEngine(network, value).run(value)
-    engine = engine_of(network, data.draw(st.integers(0, 9)), threads=1)
+    engine = engine_of(network, data.draw(st.integers(0, 9)), data.draw(st.integers(1, 3)))
     engine._memory.fill_(float("nan"))
     assert close(engine.run(value, expected.shape), expected)
 
