@@ -415,6 +415,7 @@ def test_results_do_not_depend_on_calls_before_or_beside() -> None:
     with ThreadPoolExecutor(4) as pool:
         beside = list(pool.map(fast, values * 5))
     assert all(torch.equal(result, alone[index % 8]) for index, result in enumerate(beside))
+    assert torch.get_num_threads() == 1
     assert difference(fast, model, values[0].to(memory_format=torch.channels_last)) < 1e-5
 
 

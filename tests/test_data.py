@@ -20,6 +20,7 @@ from torch import Tensor
 from sparsewright.data import AugmentOptions, ChecksumWarning, Data, Loader, list_datasets, open_data
 from sparsewright.data.augment import flip_chosen, normalise, pad, shifted_crop
 from sparsewright.data.batches import derived_generator, global_batches, rank_share, validation_split
+from sparsewright.data.digits import read_digits, stratified_split
 from sparsewright.data.resident import ResidentLoader
 
 CPU = torch.device("cpu")
@@ -230,6 +231,22 @@ def test_validation_split_is_disjoint_and_bounded() -> None:
 
 
 # Sets
+
+
+@pytest.mark.parametrize("file_there", [True, False])
+def test_digits_are_scikit_learns(file_there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.datasets import load_digits
+
+    if not file_there:
+        monkeypatch.setattr("sparsewright.data.digits.Path.is_file", lambda path: False)
+    found, (pixels, classes) = read_digits(), load_digits(return_X_y=True)
+    labels = torch.from_numpy(classes)
+    images = torch.from_numpy(pixels).mul(255 / 16).round().to(torch.uint8).view(-1, 1, 8, 8)
+    train, test = stratified_split(labels)
+    assert torch.equal(found.train_images, images[train])
+    assert torch.equal(found.test_images, images[test])
+    assert torch.equal(found.train_labels, labels[train])
+    assert torch.equal(found.test_labels, labels[test])
 
 
 def test_digits_are_split_in_a_fixed_stratified_way() -> None:

@@ -5,7 +5,12 @@ Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", 
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsewright.data.base import ImageArrays
@@ -31,12 +36,24 @@ def read_digits() -> ImageArrays:
     Raises:
         ImportError: if scikit-learn is absent.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(f"digits needs scikit-learn: pip install 'sparsewright[train]' ({error})") from error
-    pixels, targets = load_digits(return_X_y=True)
+    rows = _read_rows()
+    pixels, targets = rows[:, :-1], rows[:, -1]
     images = torch.from_numpy(pixels).mul(255 / 16).round().to(torch.uint8).view(-1, 1, 8, 8)
     labels = torch.from_numpy(targets).to(torch.int64)
     train, test = stratified_split(labels)
     return ImageArrays(images[train], labels[train], images[test], labels[test], MEAN, STD)
+
+
+def _read_rows() -> NDArray[np.float64]:
+    """(images, 64 pixels and the class)."""
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise ImportError("digits needs scikit-learn: pip install 'sparsewright[train]'")
+    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if file.is_file():
+        # Importing scikit-learn takes longer than training on this data for some epochs.
+        return np.loadtxt(file, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    pixels, targets = load_digits(return_X_y=True)
+    return np.column_stack([pixels, targets])

@@ -116,7 +116,7 @@ def compile_sparse(
     given = None if choices is None else read_choices(choices)
     found = kernels()
     threads = threads or torch.get_num_threads()
-    with torch.no_grad(), _torch_threads(threads):
+    with _TORCH, torch.no_grad(), _torch_threads(threads):
         example = example_input.detach().contiguous()
         expected = network(example)
         if not isinstance(expected, Tensor):
