@@ -87,11 +87,21 @@ def test_a_sparse_file_in_a_run_folder_is_evaluated_like_the_run(run: Path) -> N
     for key in ("accuracy", "loss", "sparsity"):
         assert of_file[key] == of_run[key]
     assert as_json("inspect", run / "model.sparse")["layers"] == as_json("inspect", run)["layers"]
+    renamed = (run / "model.sparse").rename(run / "renamed.safetensors")
+    assert as_json("eval", renamed, "--device", "cpu")["accuracy"] == of_run["accuracy"]
+    renamed.unlink()
 
 
 def test_bad_exports_are_refused(run: Path, tmp_path: Path) -> None:
     assert_refused(invoke("export", run, "--format", "onnx", "--values", "float16"), "--values", "--format sparse")
     assert_refused(invoke("export", run, "--format", "safetensors"), "is what is exported", "--out")
+    as_json("export", run, "--format", "sparse", "--out", tmp_path / "small.sparse")
+    itself = invoke("export", tmp_path / "small.sparse", "--format", "sparse", "--force")
+    assert_refused(itself, "small.sparse is what is exported")
+    for command in ("eval", "inspect", "export --format sparse"):
+        mistyped = invoke(*command.split(), run / "modle.safetensors")
+        assert_refused(mistyped, "there is no", "modle.safetensors")
+        assert "not finished" not in mistyped.stderr
     assert_refused(invoke("export", tmp_path / "none", "--format", "sparse"), "there is no", "none")
     (tmp_path / "text.txt").write_text("hello")
     assert_refused(invoke("export", tmp_path / "text.txt", "--format", "sparse"), "text.txt", ".safetensors or .sparse")

@@ -774,6 +774,11 @@ def test_bad_input_is_named() -> None:
         fast(value.clone().requires_grad_())
     with pytest.raises(ValueError, match="cannot be trained"):
         fast.train()
+    with pytest.raises(ValueError, match=r"a compiled network is float32 on the CPU, got torch\.float16 on cpu"):
+        fast.half()
+    with pytest.raises(ValueError, match=r"float32 on the CPU, got torch\.float32 on meta"):
+        fast.to("meta")
+    assert fast.to("cpu").float() is fast
     for make_copy in (copy.deepcopy, pickle.dumps):
         with pytest.raises(TypeError, match="program for this process"):
             make_copy(fast)

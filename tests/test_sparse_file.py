@@ -342,6 +342,12 @@ def test_a_sparse_file_of_another_name_is_exported_as_what_it_holds(tmp_path: Pa
     assert all(torch.equal(written[name], tensors[name]) for name in tensors)
 
 
+def test_a_model_in_place_of_its_state_dict_is_named(tmp_path: Path) -> None:
+    model: Any = torch.nn.Linear(2, 2)
+    with pytest.raises(TypeError, match=r"as model\.state_dict\(\) does, got Linear"):
+        save_sparse(model, tmp_path / "a.sparse")
+
+
 def test_tensors_that_are_made_when_asked_for_are_kept_apart(tmp_path: Path) -> None:
     class Lazy(dict[str, Tensor]):
         def items(self) -> Any:

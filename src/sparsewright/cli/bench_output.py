@@ -25,6 +25,7 @@ from sparsewright.report.bench_section import BenchRecord, BenchSizes
 from sparsewright.report.run_report import write_run_report
 from sparsewright.runtime import Compilation
 from sparsewright.runtime.compiled import LEFT_DENSE, TIMED_ONLY
+from sparsewright.runtime.library import kernels
 from sparsewright.training import load_run
 from sparsewright.training.folder import BENCH
 from sparsewright.training.weights import first_names
@@ -57,6 +58,11 @@ def run_bench(
     if threads is not None:
         counts = _positive(threads, "--threads")
     names = [name for name in ENGINES if ENGINES[name].installed] if engines is None else listed(engines, "--engines")
+    if missing := [name for name in names if name in ENGINES and not ENGINES[name].installed]:
+        package = ENGINES[missing[0]].package
+        raise ValueError(f"--engines {missing[0]}: {package} is not installed; install it with: pip install {package}")
+    # A misspelt SPARSEWRIGHT_KERNELS is told of before anything is measured.
+    kernels()
     path = None if out is None else check_destination(out, SUFFIXES, force=force)
     if report and not target.is_dir():
         raise ValueError(f"--report is for a run folder, and {target} is a file")

@@ -14,7 +14,7 @@ from sparsewright.cli.options import AsJson, DataDir, Device, DeviceOption, Down
 def evaluate(
     target: Annotated[
         Path | None,
-        typer.Argument(metavar="RUN_OR_FILE", help="A run folder, or a model.safetensors in one."),
+        typer.Argument(metavar="RUN_OR_FILE", help="A run folder, or a model.safetensors or .sparse file in one."),
     ] = None,
     model: Annotated[
         str | None,

@@ -28,11 +28,18 @@ def export(
     format_: Annotated[ExportFormat, typer.Option("--format", help="Format of the file.")],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="File to write.", show_default="model.FORMAT beside the run's weights"),
+        typer.Option(
+            metavar="FILE",
+            help="File to write.",
+            show_default="model.FORMAT beside the run's weights, unless that is they",
+        ),
     ] = None,
     values: Annotated[
         HalfType | None,
-        typer.Option(help="Of sparse: round the weights to 16 bits; they are read back as 32.", show_default="exact"),
+        typer.Option(
+            help="Of sparse: round the weights to 16 bits; they are read back, and exported again, as 32.",
+            show_default="exact",
+        ),
     ] = None,
     signed_zeros: Annotated[
         bool, typer.Option("--signed-zeros", help="Of sparse: keep which zeros are -0.0, at up to a bit for each.")

@@ -18,7 +18,9 @@ DEFAULT_BATCHES = (1, 64)
 def inspect(
     target: Annotated[
         Path,
-        typer.Argument(metavar="RUN_OR_FILE", help="A run folder, a model.safetensors in one, or an HDF5 file."),
+        typer.Argument(
+            metavar="RUN_OR_FILE", help="A run folder, a model.safetensors or .sparse file in one, or an HDF5 file."
+        ),
     ],
     rank: Annotated[bool, typer.Option("--rank", help="Show the ranks of the weights instead.")] = False,
     latency: Annotated[bool, typer.Option("--latency", help="Measure the time per batch as well.")] = False,

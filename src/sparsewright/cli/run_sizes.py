@@ -107,7 +107,7 @@ def print_latencies(times: LatencyComparison) -> None:
     shown = columns[:-1] if times.same_sizes else columns
     print_table(shown, [_row_cells(row) for row in times.batches], right=shown)
     if times.same_sizes:
-        print("both networks have the same layer sizes: their times differ by chance, and zeros make nothing faster")
+        print("both networks have the same layer sizes: their times differ by chance, and zeros make torch no faster")
 
 
 def _row_cells(row: LatencyRow) -> list[str]:

@@ -15,7 +15,8 @@ from sparsewright.cli.tables import print_json, print_pairs
 from sparsewright.export.sparse import FORMAT, SPARSE_SUFFIX, load_sparse, read_sparse_metadata, save_sparse
 from sparsewright.files import write_atomically
 from sparsewright.formats import percent
-from sparsewright.training.folder import RECIPE, WEIGHTS
+from sparsewright.training.folder import WEIGHTS
+from sparsewright.training.loaded_run import unfinished
 from sparsewright.training.weights import METADATA_KEY, file_metadata, read_tensors
 
 DENSE_SUFFIX = ".safetensors"
@@ -34,7 +35,9 @@ def export_sparse(
         SaveError: writing failed.
     """
     source, tensors, metadata = _read(target)
-    path = check_destination(out or source.with_suffix(SPARSE_SUFFIX), (SPARSE_SUFFIX,), force=force)
+    path = out or source.with_suffix(SPARSE_SUFFIX)
+    _refuse_itself(source, path)
+    check_destination(path, (SPARSE_SUFFIX,), force=force)
     save_sparse(tensors, path, values=half, signed_zeros=signed_zeros, metadata=metadata)
     _report(target, path, "sparse", tensors, as_json=as_json)
 
@@ -47,8 +50,7 @@ def export_dense(target: Path, out: Path | None, *, force: bool, as_json: bool) 
     """
     source, tensors, metadata = _read(target)
     path = out or source.with_suffix(DENSE_SUFFIX)
-    if path.exists() and path.samefile(source):
-        raise ValueError(f"{source} is what is exported; choose another file with --out")
+    _refuse_itself(source, path)
     check_destination(path, (DENSE_SUFFIX,), force=force)
     first = {id(tensor): name for name, tensor in reversed(tensors.items())}
     once = {name: tensor.contiguous() for name, tensor in tensors.items() if first[id(tensor)] == name}
@@ -58,14 +60,16 @@ def export_dense(target: Path, out: Path | None, *, force: bool, as_json: bool) 
     _report(target, path, "safetensors", tensors, as_json=as_json)
 
 
+def _refuse_itself(source: Path, path: Path) -> None:
+    if path.exists() and path.samefile(source):
+        raise ValueError(f"{source} is what is exported; choose another file with --out")
+
+
 def _read(target: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
     """The file that weights come from, they themselves, and what is known about them."""
     source = target / WEIGHTS if target.is_dir() else target
     if not source.is_file():
-        unfinished = (
-            "; the run there is not finished, go on with --resume" if (source.parent / RECIPE).is_file() else ""
-        )
-        raise FileNotFoundError(f"there is no {source}{unfinished}")
+        raise FileNotFoundError(f"there is no {source}{unfinished(source)}")
     if source.suffix not in (DENSE_SUFFIX, SPARSE_SUFFIX):
         raise ValueError(f"{source} is neither a run nor a {DENSE_SUFFIX} or {SPARSE_SUFFIX} file")
     metadata = {} if source.suffix == SPARSE_SUFFIX else file_metadata(source) or {}

@@ -75,11 +75,14 @@ def save_sparse(
     Raises:
         ModuleNotFoundError: safetensors is not installed.
         SaveError: writing failed; a former file is intact.
-        TypeError: something that is not a tensor with plain values, or metadata that JSON cannot hold.
+        TypeError: no mapping, something in it that is no tensor with plain values, or metadata that JSON cannot hold.
         ValueError: no tensors, an unknown type of values, or a value too large for it.
     """
     if values is not None and values not in HALF_TYPES:
         raise ValueError(f"values must be one of {join_names(HALF_TYPES)} or None, got {values!r}")
+    if not isinstance(tensors, Mapping):
+        name = type(tensors).__name__
+        raise TypeError(f"tensors must map names to tensors, as model.state_dict() does, got {name}")
     if not tensors:
         raise ValueError("there are no tensors to save")
     entries, parts = _encoded(tensors, values, signed_zeros)

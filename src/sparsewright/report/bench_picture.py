@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sparsewright.extras import explain_missing
 from sparsewright.files import write_atomically
-from sparsewright.report.bench_section import BenchEngine
+from sparsewright.report.bench_section import BenchEngine, bench_case
 from sparsewright.report.palette import SERIES
 
 
@@ -35,7 +35,7 @@ def write_picture(file: Path, title: str, rows: Sequence[BenchEngine]) -> None:
         axes.barh(place, median, color=colours[row.label], xerr=[[below], [above]], capsize=2)
         speedup = "" if row.speedup is None else f"   {row.speedup:.2f}x"
         axes.text(row.latency.upper_quartile_ms, place, f"  {median:.3g} ms{speedup}", va="center", fontsize=8)
-    axes.set_yticks(range(len(shown)), [f"{row.label}, batch {row.batch}, {row.threads} thr." for row in shown])
+    axes.set_yticks(range(len(shown)), [f"{row.label}, {bench_case(row.batch, row.threads)}" for row in shown])
     axes.invert_yaxis()
     axes.set_xlabel("ms per batch: median and quartiles")
     axes.margins(x=0.25)

@@ -93,7 +93,7 @@ def _plot(rows: Sequence[BenchEngine]) -> Plot:
         medians = [found[case].median_ms for case in shown]
         figure.add_bar(
             name=label,
-            x=[_case(*case) for case in shown],
+            x=[bench_case(*case) for case in shown],
             y=medians,
             marker_color=SERIES[index % len(SERIES)],
             error_y={
@@ -104,7 +104,9 @@ def _plot(rows: Sequence[BenchEngine]) -> Plot:
                 ],
             },
         )
-    figure.update_layout(barmode="group", yaxis_title="ms per batch (logarithmic)", yaxis_type="log")
+    figure.update_layout(barmode="group")
+    # Ticks at 1, 2 and 5.
+    figure.update_yaxes(title="ms per batch (logarithmic)", type="log", dtick="D2")
     return Plot("Time per batch", figure, "Medians, with bars from the lower to the upper quartile.", _table(rows))
 
 
@@ -129,5 +131,6 @@ def _sizes(sizes: BenchSizes) -> Table:
     return Table(["file", "bytes", "of dense"], rows, "Sizes of the weights as files", ["of dense"])
 
 
-def _case(batch: int, threads: int) -> str:
+def bench_case(batch: int, threads: int) -> str:
+    """What was measured, in words."""
     return f"batch {batch}, {threads} thread{'' if threads == 1 else 's'}"

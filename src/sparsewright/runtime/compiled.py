@@ -174,6 +174,13 @@ class CompiledSparse(nn.Module):
             raise ValueError("a compiled network cannot be trained")
         return self
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompiledSparse:
+        # What half(), to() and cuda() come to; there are no parameters that they could change.
+        changed = fn(torch.zeros(1, dtype=torch.float32, device="cpu"))
+        if changed.dtype != torch.float32 or changed.device.type != "cpu":
+            raise ValueError(f"a compiled network is float32 on the CPU, got {changed.dtype} on {changed.device}")
+        return self
+
     @property
     def choices(self) -> dict[str, str]:
         """The kernel of each layer, by the name of its weight; that there are none where the network was left dense."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from sparsewright.export.sparse import SPARSE_SUFFIX, load_sparse, read_sparse_metadata
+from sparsewright.export.sparse import FORMAT, SPARSE_SUFFIX, load_sparse, read_sparse_metadata
 from sparsewright.training.folder import RECIPE, SETTINGS, SUMMARY, WEIGHTS, RunSettings, read_settings, read_summary
 from sparsewright.training.masks_file import refuse_masks
 from sparsewright.training.opening import create_recipe_model
@@ -66,15 +66,17 @@ def load_run(target: Path) -> LoadedRun:
     weights = target / WEIGHTS if target.is_dir() else target
     folder = weights.parent
     if not weights.is_file():
-        unfinished = "; the run there is not finished, go on with --resume" if (folder / RECIPE).is_file() else ""
-        raise FileNotFoundError(f"there is no {weights}{unfinished}")
-    if weights.suffix != SPARSE_SUFFIX:
+        raise FileNotFoundError(f"there is no {weights}{unfinished(weights)}")
+    sparse = weights.suffix == SPARSE_SUFFIX
+    if not sparse:
         _refuse_other_formats(weights)
     if not (folder / RECIPE).is_file():
         raise FileNotFoundError(f"there is no {RECIPE} beside {weights}, which says what model it is")
     recipe = load_recipe(str(folder / RECIPE))
-    sparse = weights.suffix == SPARSE_SUFFIX
     facts = read_sparse_metadata(weights) if sparse else read_metadata(weights)
+    if facts.get("format") == FORMAT:
+        # A sparse file is a safetensors file, and may be called that.
+        sparse, facts = True, read_sparse_metadata(weights)
     model = create_recipe_model(recipe, facts, seed=None, load_weights=False)
     take_widths(model, facts.get(WIDTHS), weights)
     if sparse:
@@ -86,12 +88,21 @@ def load_run(target: Path) -> LoadedRun:
     return LoadedRun(model.eval(), recipe, summary, facts, settings)
 
 
+def unfinished(weights: Path) -> str:
+    """The end of a sentence about weights that are missing: that the run there is not finished, if that is why."""
+    folder = weights.parent
+    begun = weights.name == WEIGHTS and (folder / RECIPE).is_file() and not (folder / SUMMARY).is_file()
+    return "; the run there is not finished, go on with --resume" if begun else ""
+
+
 def _refuse_other_formats(weights: Path) -> None:
     try:
         refuse_masks(weights)
     except ValueError as error:
         if weights.suffix == Path(WEIGHTS).suffix:
             raise
-        what = f"a run folder, the {WEIGHTS} in one, or, by inspect, an HDF5 file (.hdf5, .h5)"
+        what = (
+            f"a run folder, the {WEIGHTS} or a {SPARSE_SUFFIX} file in one, or, by inspect, an HDF5 file (.hdf5, .h5)"
+        )
         published = "other checkpoints can be evaluated with eval --model NAME --weights FILE --data NAME"
         raise ValueError(f"{error}; what is read is {what}; {published}") from error
