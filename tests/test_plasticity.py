@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from toys import OddNet, backward, odd_batch
 from typer.testing import CliRunner
-from waiting import interrupted_when, wait_for
+from waiting import interrupted_when, interrupts, wait_for
 
 import sparsewright as sw
 from sparsewright.analysis.plasticity import RULES, pruned_masks, regrown_masks
@@ -516,6 +516,7 @@ def test_bad_options_end_in_one_sentence(tmp_path: Path, options: tuple[str, ...
     assert not (tmp_path / "study").exists()
 
 
+@interrupts
 def test_an_interrupted_study_says_how_far_it_is(tmp_path: Path) -> None:
     first = invoke("--at", "2ep", "--rates", "0.5", "--rules", "prune_global", "--out", tmp_path, "--horizon", "5it")
     assert first.exit_code == 0, first.output

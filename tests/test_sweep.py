@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner, Result
-from waiting import interrupted_when, wait_for
+from waiting import interrupted_when, interrupts, wait_for
 
 from sparsewright.cli import app
 from sparsewright.cli.sweep_progress import ProgressLines, ProgressTable
@@ -498,6 +498,7 @@ def modified(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
+@interrupts
 @pytest.mark.slow
 def test_interrupting_a_sweep_stops_its_runs_and_loses_nothing(tmp_path: Path) -> None:
     with interrupted_when(lambda: any(tmp_path.glob(f"*/{CHECKPOINT}"))):

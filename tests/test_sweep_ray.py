@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
-from waiting import interrupted_when
+from waiting import interrupted_when, interrupts
 
 from sparsewright.cli import app
 from sparsewright.sweep import RayWorkers, RunOptions, plan_sweep
@@ -63,6 +63,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Generator[str, None, No
         cluster.stdin.close()
 
 
+@interrupts
 @pytest.mark.slow
 def test_the_runs_of_a_sweep_are_shared_among_the_workers_and_stopped_with_it(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

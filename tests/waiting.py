@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pytest
+
 
 def wait_for(happened: Callable[[], bool], what: str, seconds: float = 300) -> None:
     """Returns when ``happened`` does; fails after ``seconds``, naming ``what`` did not."""
@@ -15,6 +17,10 @@ def wait_for(happened: Callable[[], bool], what: str, seconds: float = 300) -> N
     while not happened():
         assert time.monotonic() < end, f"{what} did not happen within {seconds} s"
         time.sleep(0.02)
+
+
+# For tests of it: an interruption can come between the opening of a file and the statement that would close it.
+interrupts = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 
 @contextmanager
